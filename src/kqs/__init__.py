@@ -1,0 +1,1 @@
+"""KQS: a job service in one command."""

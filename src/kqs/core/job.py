@@ -1,0 +1,334 @@
+"""Jobs as callers give them: decoding, defaults, limits.
+
+The caller's ``data`` is never decoded here: it stays the bytes that came and is spliced into the journal and
+into replies (qrpc's own server would decode and encode it again).
+"""
+
+from __future__ import annotations
+
+import binascii
+import difflib
+import re
+from base64 import b64decode
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from ..errors import BadRequest, CallError, TooLarge, UnknownField
+from .retry import RetryPolicy, Seconds
+
+Prio = Literal["urgent", "high", "normal", "low", "bulk"]
+PRIOS: Final[tuple[Prio, ...]] = ("urgent", "high", "normal", "low", "bulk")
+PRIO_NUMBER: Final[dict[str, int]] = {name: number for number, name in enumerate(PRIOS)}
+
+MAX_TYPE_BYTES: Final = 197
+MAX_BATCH: Final = 10_000
+MAX_TTR: Final = 2_592_000  # 30 days; fits the journal's 32-bit milliseconds
+DEFAULT_TTR: Final = 30.0
+SECOND: Final = 1_000_000  # all times inside are integer microseconds
+
+NULL: Final = Raw(b"null")
+
+Ttr = Annotated[float, Meta(gt=0, le=MAX_TTR)]
+Key = Annotated[str, Meta(min_length=1, max_length=255)]
+MaxAttempts = Annotated[int, Meta(ge=0, le=1_000_000)]
+
+
+class JobFields(Struct, gc=False, forbid_unknown_fields=True):
+    """A job exactly as it stands in an ``insert`` (CALLS: "Job, as inserted")."""
+
+    type: Annotated[str, Meta(min_length=1)]
+    data: Raw = NULL
+    data64: str | UnsetType = UNSET
+    prio: Prio | UnsetType = UNSET
+    delay: Seconds = 0
+    ttr: Ttr | UnsetType = UNSET
+    key: Key | UnsetType = UNSET
+    unique: Key | UnsetType = UNSET
+    fair: Key | UnsetType = UNSET
+    max_attempts: MaxAttempts | UnsetType = UNSET
+    retry: RetryPolicy | UnsetType = UNSET
+    expires: Annotated[float, Meta(gt=0, le=3_153_600_000)] | UnsetType = UNSET
+    result_ttl: Seconds | UnsetType = UNSET
+
+
+class JobDefaults(Struct, frozen=True):
+    """What a job type's settings give to jobs that do not say."""
+
+    prio: Prio = "normal"
+    ttr: float = DEFAULT_TTR
+    max_attempts: int = 0
+    retry: RetryPolicy = RetryPolicy()
+
+
+class BulkRef(Struct, frozen=True):
+    """Where an oversize payload lies.
+
+    Attributes:
+        name: the store's name for it.
+        sha256: hex digest of the payload.
+        size: bytes.
+    """
+
+    name: str
+    sha256: str
+    size: int
+
+
+class JobOptions(Struct, frozen=True, omit_defaults=True):
+    """The settings few jobs have; journaled as JSON beside the fixed fields, absent when all are default."""
+
+    max_attempts: int = 0
+    retry: RetryPolicy | None = None
+    bulk: BulkRef | None = None
+
+
+NO_OPTIONS: Final = JobOptions()
+
+
+class NewJob(Struct, gc=False):
+    """A valid job, every setting resolved, ready for an engine.
+
+    Attributes:
+        type: handler routing, 1..197 bytes.
+        data: the payload: JSON text, or any bytes when ``binary``.
+        binary: whether ``data`` is bytes rather than JSON.
+        prio: 0 (urgent) .. 4 (bulk).
+        delay: microseconds before it may run.
+        ttr: milliseconds a lease lasts.
+        options: the rare settings.
+    """
+
+    type: str
+    data: bytes
+    binary: bool
+    prio: int
+    delay: int
+    ttr: int
+    options: JobOptions
+
+
+_job = msgspec.json.Decoder(JobFields)
+_raw_list = msgspec.json.Decoder(list[Raw])
+#: What an engine must be able to do before a field may be given (its capability, and what it is for).
+NEEDS: Final[dict[str, str]] = {
+    "key": "idempotency",
+    "unique": "unique",
+    "fair": "fair_share",
+    "expires": "expiry",
+    "result_ttl": "results",
+}
+
+
+class DefaultsTable:
+    """Resolves the settings of a type; one dictionary look-up for a type seen before.
+
+    Args:
+        by_type: settings of the types that have some of their own.
+        defaults: settings of all others.
+    """
+
+    def __init__(
+        self, by_type: dict[str, JobDefaults] | None = None, defaults: JobDefaults | None = None
+    ) -> None:
+        self.by_type = dict(by_type or {})
+        self.defaults = defaults or JobDefaults()
+
+    def get(self, type: str) -> JobDefaults:
+        return self.by_type.get(type, self.defaults)
+
+
+def split_batch(raw: bytes) -> list[Raw]:
+    """The elements of a JSON array, undecoded.
+
+    Raises:
+        BadRequest: not an array, or an empty one.
+        TooLarge: more than 10,000 jobs.
+    """
+    try:
+        items = _raw_list.decode(raw)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"not an array of jobs: {error}") from None
+    if not items:
+        raise BadRequest("an array of jobs must hold at least one")
+    if len(items) > MAX_BATCH:
+        raise TooLarge(
+            f"a call takes at most {MAX_BATCH} jobs, this one has {len(items)}; split it", limit=MAX_BATCH
+        )
+    return items
+
+
+def parse_job(
+    raw: Raw | bytes,
+    table: DefaultsTable,
+    capabilities: frozenset[str],
+    *,
+    index: int | None = None,
+    blob: bytes | None = None,
+) -> NewJob:
+    """Decode and check one job.
+
+    Args:
+        raw: the JSON of the job.
+        table: settings of job types.
+        capabilities: what the engine can do; a field that needs more is refused.
+        index: position in a batch, named in errors.
+        blob: payload that came as the call's binary part, or None.
+
+    Raises:
+        BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field``.
+    """
+    try:
+        job = _job.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise explain(bytes(raw), error, JobFields, index=index, what="job") from None
+    type_ = job.type
+    if len(type_) > 49 and len(type_.encode()) > MAX_TYPE_BYTES:
+        raise TooLarge(
+            f"type is longer than {MAX_TYPE_BYTES} bytes", field="type", index=index, limit=MAX_TYPE_BYTES
+        )
+    data = bytes(job.data)
+    binary = False
+    if blob is not None or job.data64 is not UNSET:
+        data = _binary_data(job, blob, index)
+        binary = True
+    elif data.startswith(b'{"type":"Buffer"'):
+        buffer = _node_buffer(data)
+        if buffer is not None:
+            data, binary = buffer, True
+    defaults = table.get(type_)
+    options = NO_OPTIONS
+    if (
+        job.max_attempts is not UNSET
+        or job.retry is not UNSET
+        or defaults.max_attempts
+        or defaults.retry != _PLAIN_RETRY
+    ):
+        options = JobOptions(
+            max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
+            retry=defaults.retry if job.retry is UNSET else job.retry,
+        )
+    if (
+        job.key is not UNSET
+        or job.unique is not UNSET
+        or job.fair is not UNSET
+        or job.expires is not UNSET
+        or job.result_ttl is not UNSET
+    ):
+        _check_capabilities(job, capabilities, index)
+    ttr = defaults.ttr if job.ttr is UNSET else job.ttr
+    return NewJob(
+        type_,
+        data,
+        binary,
+        PRIO_NUMBER[defaults.prio if job.prio is UNSET else job.prio],
+        int(job.delay * SECOND) if job.delay else 0,
+        int(ttr * 1000) or 1,
+        options,
+    )
+
+
+_PLAIN_RETRY: Final = RetryPolicy()
+
+
+def _binary_data(job: JobFields, blob: bytes | None, index: int | None) -> bytes:
+    given = [
+        name
+        for name, there in (
+            ("b", blob is not None),
+            ("data64", job.data64 is not UNSET),
+            ("data", job.data is not NULL and bytes(job.data) != b"null"),
+        )
+        if there
+    ]
+    if len(given) > 1:
+        raise BadRequest(
+            f"the payload is given twice: {' and '.join(given)}; give one", field=given[1], index=index
+        )
+    if blob is not None:
+        return blob
+    try:
+        return b64decode(str(job.data64), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"data64 is not base64: {error}", field="data64", index=index) from None
+
+
+class _NodeBuffer(Struct, forbid_unknown_fields=True, gc=False):
+    type: Literal["Buffer"]
+    data: list[Annotated[int, Meta(ge=0, le=255)]]
+
+
+_node = msgspec.json.Decoder(_NodeBuffer)
+
+
+def _node_buffer(data: bytes) -> bytes | None:
+    """The bytes of a Node Buffer's JSON form, or None when it is some other object."""
+    try:
+        return bytes(_node.decode(data).data)
+    except msgspec.MsgspecError:
+        return None
+
+
+def _check_capabilities(job: JobFields, capabilities: frozenset[str], index: int | None) -> None:
+    from ..errors import Unsupported
+
+    for name, capability in NEEDS.items():
+        if getattr(job, name) is not UNSET and capability not in capabilities:
+            raise Unsupported(
+                f"{name} needs an engine with {capability}, which this one has not; leave it out",
+                field=name,
+                index=index,
+            )
+
+
+_AT = re.compile(r" - at `\$(?:\.\.\.)?\.?([A-Za-z_0-9]*)[^`]*`$")
+_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+def explain(
+    raw: bytes,
+    error: Exception,
+    struct: type[Struct],
+    *,
+    index: int | None = None,
+    what: str = "argument",
+) -> CallError:
+    """The typed error for an argument that msgspec refused.
+
+    Args:
+        raw: the JSON that was refused.
+        error: what msgspec raised.
+        struct: the type it should have been.
+        index: position in a batch.
+        what: what to call it in the message.
+    """
+    text = str(error)
+    if isinstance(error, RecursionError):
+        return BadRequest(f"{what} is nested too deep", index=index)
+    if unknown := _UNKNOWN.search(text):
+        name = unknown[1]
+        known = [field.name for field in msgspec.structs.fields(struct)]
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
+        return UnknownField(f"{what} has an unknown field {name!r}{hint}", field=name, index=index)
+    if missing := _MISSING.search(text):
+        return BadRequest(f"{what} needs {missing[1]!r}", field=missing[1], index=index)
+    at = _AT.search(text)
+    field = at[1] or None if at else None
+    message = _AT.sub("", text)
+    message = message[:1].lower() + message[1:]
+    return BadRequest(f"{field or what}: {message}", field=field, index=index)
+
+
+def decode_argument(raw: bytes, struct: type[Any], what: str) -> Any:
+    """Decode a call's argument into its Struct; an absent one counts as ``{}``.
+
+    Raises:
+        BadRequest, UnknownField: naming the field.
+    """
+    try:
+        return msgspec.json.decode(raw or b"{}", type=struct)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise explain(raw, error, struct, what=what) from None

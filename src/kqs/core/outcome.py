@@ -1,0 +1,89 @@
+"""What an attempt came to, as a value, and the exceptions a handler says it with."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from ..errors import KQSError
+from .retry import Seconds
+
+OutcomeName = Literal["ok", "again", "fail", "release"]
+
+
+class Again(KQSError):
+    """Raised by a handler: run this job again.
+
+    Args:
+        reason: kept on the job as its last error.
+        delay: seconds to wait, or None for the job's retry policy.
+    """
+
+    def __init__(self, reason: str = "", *, delay: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.delay = delay
+
+
+class Fail(KQSError):
+    """Raised by a handler: this job can never succeed; bury it.
+
+    Args:
+        reason: kept on the job as its last error.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Reason(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Why an attempt did not succeed; shown as the job's ``last_error``.
+
+    Attributes:
+        message: one line.
+        kind: the exception's class, or exit, signal, ttr, worker_died.
+        traceback: the handler's own frames, or None.
+    """
+
+    message: str
+    kind: str | None = None
+    traceback: str | None = None
+
+
+class Settlement(Struct, forbid_unknown_fields=True):
+    """One element of a ``settle`` call.
+
+    Attributes:
+        receipt: the lease it settles.
+        outcome: ok, again, fail, or release (not run; costs no attempt).
+        result: JSON value the handler returned (kept only where results are).
+        delay: seconds until it may run again (again, release).
+        prio: new priority (again, release).
+        reason: why not ok: a text, or ``{message, kind?, traceback?}``.
+    """
+
+    receipt: str
+    outcome: OutcomeName
+    result: Any = None
+    delay: Seconds | None = None
+    prio: Literal["urgent", "high", "normal", "low", "bulk"] | None = None
+    reason: Annotated[str, Meta(max_length=65536)] | Reason | None = None
+
+
+def exit_outcome(status: int) -> tuple[OutcomeName, str | None]:
+    """The outcome of a command's exit status, and why (DESIGN section 8).
+
+    Args:
+        status: exit status, or minus the signal number, as ``subprocess`` gives it.
+    """
+    if status == 0:
+        return "ok", None
+    if status < 0:
+        return "again", f"killed by signal {-status}"
+    if status == 100:
+        return "fail", "exit status 100 (failed for good)"
+    if status in (75, 111):
+        return "again", f"exit status {status} (try again later)"
+    return "again", f"exit status {status}"

@@ -1,0 +1,309 @@
+"""The qrpc v1 wire, sans I/O: bytes in, requests or replies out.
+
+One message is one line of JSON. The format is that of the npm package ``qrpc`` 1.1.6 (its
+``lib/qrpc-message.js`` is the only specification there is); docs/reference/wire.md describes it.
+
+Two properties shape this module:
+
+* a request's ``m`` and ``id`` stay raw bytes (``msgspec.Raw``), so that a job's data reaches the journal
+  and an id reaches the reply without being decoded and encoded again;
+* a whole block of lines is decoded by one call. Only when that fails is the block taken line by line, to
+  find the bad one and to say what is wrong with it.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from ..errors import BadRequest, CallError, ProtocolError, TooLarge, from_wire
+
+#: Longest line taken, in bytes: 10 MiB of binary is 13.4 MiB of base64.
+MAX_LINE = 16 * 1024 * 1024
+
+_BLOB_PREFIX = b'{"v":1,"b":'
+_UNDEFINED = b'"m":undefined'
+_FOREIGN = re.compile(
+    rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |\x16\x03[\x00-\x04]", re.ASCII
+)
+
+
+class Request(Struct, gc=False):
+    """One call as it came, envelope checked, argument untouched.
+
+    Attributes:
+        n: the call's name.
+        id: raw JSON of the caller's id; empty when it gave none.
+        m: raw JSON of the argument; empty when there is none.
+        b: base64 text of a binary argument, or None.
+        v: protocol version, always 1.
+    """
+
+    n: str
+    id: Raw = Raw(b"")
+    m: Raw = Raw(b"")
+    b: str | int | None = None
+    v: int = 1
+
+
+class Reply(Struct, gc=False):
+    """One reply line as a client gets it.
+
+    Attributes:
+        id: the id of the call it answers.
+        e: raw JSON of the error, empty or ``null`` when there is none.
+        s: ``ok`` (more to come), ``end`` or absent (the last one), ``err`` (a server error, the last one).
+        m: raw JSON of the value, empty when there is none.
+        b: base64 text of a binary value, or None.
+    """
+
+    id: str | int | float | None = None
+    e: Raw = Raw(b"")
+    s: str | None = None
+    m: Raw = Raw(b"")
+    b: str | int | None = None
+
+    @property
+    def last(self) -> bool:
+        """Whether no further reply to this call follows."""
+        return self.s != "ok"
+
+    def value(self) -> Any:
+        """The decoded value (``bytes`` for a binary one); raises the call's error if it is one.
+
+        Raises:
+            CallError: the server refused the call.
+            ProtocolError: the binary value is not base64.
+        """
+        if self.e and bytes(self.e) != b"null":
+            raise from_wire(msgspec.json.decode(self.e))
+        if isinstance(self.b, str):
+            try:
+                return b64decode(self.b, validate=True)
+            except binascii.Error as error:
+                raise ProtocolError(f"reply's b is not base64: {error}") from None
+        return msgspec.json.decode(self.m) if self.m else None
+
+
+_requests = msgspec.json.Decoder(Request)
+_replies = msgspec.json.Decoder(Reply)
+
+
+def looks_foreign(start: bytes) -> bool:
+    """Whether a connection's first bytes are HTTP or a TLS handshake: such a peer is cut off unanswered.
+
+    Args:
+        start: what came first, at least 8 bytes or a whole line.
+    """
+    return _FOREIGN.match(start) is not None
+
+
+class LineReader:
+    """Cuts a byte stream into blocks of whole lines.
+
+    Feeding costs O(bytes) however the stream is cut: the unfinished tail is kept as a list of pieces and
+    joined once, when its newline comes.
+    """
+
+    def __init__(self, max_line: int = MAX_LINE) -> None:
+        self._max_line = max_line
+        self._tail: list[bytes] = []
+        self._tail_size = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes of the unfinished line held here."""
+        return self._tail_size
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes; return all lines finished by them, newlines included (``b""`` when none is).
+
+        Raises:
+            TooLarge: the unfinished line is over the limit; the stream can't be read on.
+        """
+        cut = data.rfind(b"\n") + 1
+        if cut == 0:
+            self._tail.append(data)
+            self._tail_size += len(data)
+            if self._tail_size > self._max_line:
+                raise self.too_long()
+            return b""
+        block = data if cut == len(data) else data[:cut]
+        if self._tail:
+            self._tail.append(block)
+            block = b"".join(self._tail)
+            self._tail.clear()
+        self._tail_size = len(data) - cut
+        if self._tail_size:
+            self._tail.append(data[cut:])
+        return block
+
+    def finish(self) -> bytes:
+        """What is left when the stream ends: a last line without its newline, or ``b""``."""
+        rest = b"".join(self._tail)
+        self._tail.clear()
+        self._tail_size = 0
+        return rest
+
+    def too_long(self) -> TooLarge:
+        return TooLarge(
+            f"line is longer than {self._max_line} bytes; send less per call", limit=self._max_line
+        )
+
+
+def decode_requests(block: bytes) -> list[Request]:
+    """All requests of a block of lines, at once.
+
+    Raises:
+        msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest: some line is unusual or bad;
+            take the lines one by one with :func:`decode_request` to learn which.
+    """
+    if not block.isascii():
+        str(block, "utf-8")  # msgspec does not look into raw values; nothing that isn't UTF-8 may pass
+    requests = _requests.decode_lines(block)
+    for request in requests:
+        if request.v != 1:
+            raise BadRequest("v")
+    return requests
+
+
+def decode_request(line: bytes) -> Request:
+    """One request from one line.
+
+    Raises:
+        BadRequest: not JSON, not an object, no name, another version, invalid UTF-8, nested too deep. The
+            error's ``fatal`` attribute of the connection is the caller's business: a line that is not JSON
+            is answered once and the connection closed.
+    """
+    try:
+        if not line.isascii():
+            str(line, "utf-8")
+        try:
+            request = _requests.decode(line)
+        except msgspec.DecodeError:
+            # A JavaScript client without an argument may send the literal: `"m":undefined`.
+            if _UNDEFINED not in line:
+                raise
+            request = _requests.decode(_without_undefined(line))
+    except UnicodeDecodeError as error:
+        raise BadRequest(f"line is not UTF-8: {error.reason} at byte {error.start}") from None
+    except RecursionError:
+        raise BadRequest("line is nested too deep") from None
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"not a qrpc v1 call: {error}") from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"line is not JSON: {error}") from None
+    if request.v != 1:
+        raise BadRequest(f"version {request.v} is not spoken here, only 1", field="v")
+    return request
+
+
+def _without_undefined(line: bytes) -> bytes:
+    """The line with a top-level ``"m":undefined`` taken out; other text is left as it is."""
+    at = line.find(_UNDEFINED)
+    before, after = line[:at].rstrip(), line[at + len(_UNDEFINED) :].lstrip()
+    if before.endswith(b","):
+        return before[:-1] + after
+    return before + after.removeprefix(b",")
+
+
+def request_blob(request: Request, line_size: int = MAX_LINE) -> bytes | None:
+    """The binary argument of a request, or None when it has none.
+
+    Raises:
+        BadRequest: ``b`` is not base64.
+    """
+    if request.b is None:
+        return None
+    if isinstance(request.b, int):
+        raise BadRequest("b gives a length but no binary follows as the last field", field="b")
+    try:
+        return b64decode(request.b, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BadRequest(f"b is not base64: {error}", field="b") from None
+
+
+def reply_id(raw: Raw) -> bytes:
+    """The reply's ``"id":..,`` part for a request's raw id: numbers come back as strings, none as nothing.
+
+    Raises:
+        BadRequest: the id is neither a string nor a number.
+    """
+    text = bytes(raw)
+    if text.startswith(b'"'):
+        return b'"id":' + text + b","
+    if text in (b"", b"null"):
+        return b""
+    if text[0] in b"-0123456789":
+        return b'"id":"' + text + b'",'
+    raise BadRequest("id must be a string or a number", field="id")
+
+
+def encode_reply(id_part: bytes, value: bytes) -> bytes:
+    """The last (and mostly only) reply: ``value`` is the JSON of ``m``."""
+    return b'{"v":1,%b"e":null,"s":"end","m":%b}\n' % (id_part, value)
+
+
+def encode_blob_reply(id_part: bytes, blob: bytes) -> bytes:
+    """A last reply whose value is binary."""
+    text = b64encode(blob)
+    return b'{"v":1,"b":%d,%b"e":null,"s":"end","b":"%b"}\n' % (len(text), id_part, text)
+
+
+def encode_part(id_part: bytes, value: bytes) -> bytes:
+    """One of several replies to one call; :func:`encode_end` closes the series."""
+    return b'{"v":1,%b"s":"ok","m":%b}\n' % (id_part, value)
+
+
+def encode_end(id_part: bytes) -> bytes:
+    """The end of a series of replies: without ``e`` and ``m``, so that npm's client calls nobody back."""
+    return b'{"v":1,%b"s":"end"}\n' % id_part
+
+
+def encode_error(id_part: bytes, error: CallError) -> bytes:
+    """An error reply, in the form npm's client turns into an ``Error``."""
+    body = msgspec.json.encode({"_isError__": True, **error.to_wire()})
+    return b'{"v":1,%b"e":%b,"s":"end"}\n' % (id_part, body)
+
+
+def encode_request(id: str, name: str, argument: bytes = b"", blob: bytes | None = None) -> bytes:
+    """A call as a client sends it.
+
+    Args:
+        id: the caller's tag for the replies.
+        name: the call's name.
+        argument: JSON of ``m``; ``b""`` for none.
+        blob: binary argument, sent base64 as the last field.
+    """
+    head = b'"id":%b,"n":%b' % (msgspec.json.encode(id), msgspec.json.encode(name))
+    if argument:
+        head += b',"m":' + argument
+    if blob is None:
+        return b'{"v":1,%b}\n' % head
+    text = b64encode(blob)
+    return b'{"v":1,"b":%d,%b,"b":"%b"}\n' % (len(text), head, text)
+
+
+def decode_replies(block: bytes) -> list[Reply]:
+    """All replies of a block of lines.
+
+    Raises:
+        ProtocolError: a line is not a qrpc v1 reply.
+    """
+    try:
+        return _replies.decode_lines(block)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ProtocolError(f"the server's reply is not qrpc v1: {error}") from None
+
+
+def lines(block: bytes) -> Iterator[bytes]:
+    """The lines of a block that are not blank."""
+    for line in block.split(b"\n"):
+        if line and not line.isspace():
+            yield line

@@ -1,0 +1,268 @@
+"""What the service needs from the outside world, as small Protocols.
+
+Engines, stores, runners, disks and clocks are chosen in ``service/app.py`` and nowhere else. Each port has a
+conformance suite in ``kqs.testing`` that every implementation passes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from .core.job import BulkRef, NewJob
+from .core.outcome import Settlement
+
+
+class Clock(Protocol):
+    """Where time comes from."""
+
+    def now(self) -> int:
+        """Microseconds since 1970 UTC that never run backwards while the process lives."""
+        ...
+
+
+class Executor(Protocol):
+    """One thread (or its simulation) that does blocking work in order."""
+
+    def submit(
+        self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        """Run ``work`` off the loop, then call ``done(result, error)`` on it. Order is kept."""
+        ...
+
+    def close(self) -> None:
+        """Finish what was submitted, then end the thread."""
+        ...
+
+
+class DiskFile(Protocol):
+    """An open file of a :class:`Disk`."""
+
+    def pwrite(self, data: bytes, offset: int) -> int:
+        """Write at an offset; may write less than given, returns how much."""
+        ...
+
+    def pread(self, size: int, offset: int) -> bytes:
+        """Read at an offset; shorter at the end of the file."""
+        ...
+
+    def allocate(self, size: int) -> None:
+        """Make the file ``size`` bytes long with its space reserved; the new part reads as zeros."""
+        ...
+
+    def size(self) -> int: ...
+
+    def datasync(self) -> None:
+        """Return when the content is on stable storage (fdatasync)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Disk(Protocol):
+    """The file operations the journal needs. Paths are absolute."""
+
+    def open(self, path: str, *, create: bool = False) -> DiskFile:
+        """Open for reading and writing; with ``create`` the file must not exist yet."""
+        ...
+
+    def listdir(self, path: str) -> list[str]: ...
+
+    def makedirs(self, path: str) -> None: ...
+
+    def rename(self, source: str, target: str) -> None:
+        """Replace ``target`` atomically."""
+        ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def sync_dir(self, path: str) -> None:
+        """Make the directory's entries durable (fsync on it)."""
+        ...
+
+    def free(self, path: str) -> tuple[int, int]:
+        """Free and total bytes of the file system."""
+        ...
+
+
+class Inserted(Struct, frozen=True):
+    """What :meth:`Engine.put` did.
+
+    Attributes:
+        ids: one id a job, in order.
+        duplicates: positions whose id is that of an earlier job (idempotency).
+    """
+
+    ids: list[str]
+    duplicates: tuple[int, ...] = ()
+
+
+class Lease(Struct, gc=False):
+    """One job handed to a worker.
+
+    Attributes:
+        receipt: what settles it.
+        id: the job.
+        type, attempt, prio: as shown; attempt counts from 1.
+        ttr: seconds the lease lasts.
+        data: payload; JSON text unless ``binary``.
+        bulk: where the payload lies instead, or None.
+        inserted: microseconds since 1970 UTC.
+        expires: the same, when the lease ends.
+    """
+
+    receipt: str
+    id: str
+    type: str
+    attempt: int
+    prio: int
+    ttr: float
+    data: bytes
+    binary: bool
+    bulk: BulkRef | None
+    inserted: int
+    expires: int
+
+
+class Expired(Struct, frozen=True):
+    """A lease whose time is over and that waits for :meth:`Engine.rescue`."""
+
+    receipt: str
+    id: str
+    holder: str
+
+
+class Refusal(Struct, frozen=True):
+    """One settlement that changed nothing: its position and the error's wire code."""
+
+    index: int
+    code: str
+
+
+class BulkStore(Protocol):
+    """Payloads too large for the engine."""
+
+    async def put(self, data: bytes) -> BulkRef:
+        """Store bytes; return only when they are durable.
+
+        Raises:
+            Busy, DiskFull: nothing was stored.
+        """
+        ...
+
+    async def get(self, ref: BulkRef) -> bytes:
+        """The bytes, verified against length and SHA-256.
+
+        Raises:
+            NotFound: it is not there.
+            Internal: it is not what was stored.
+        """
+        ...
+
+    async def delete(self, refs: Sequence[BulkRef]) -> None:
+        """Remove; one that is gone already is no error."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Engine(Protocol):
+    """A queue backend. All methods run on the service's event loop; times are microseconds.
+
+    Attributes:
+        name: as shown by ``stats``.
+        capabilities: optional things it can do, of ``idempotency unique fair_share expiry results pause
+            inspect replicated``. A call that needs more is refused with ``unsupported``.
+    """
+
+    name: str
+    capabilities: frozenset[str]
+
+    def on_ready(self, notify: Callable[[Sequence[str]], None]) -> None:
+        """Register who is told, on the loop, that jobs of these types became ready."""
+        ...
+
+    async def put(self, jobs: Sequence[NewJob]) -> Inserted:
+        """Accept jobs, all or none. When this returns they are durable.
+
+        Raises:
+            Busy, DiskFull, ShuttingDown: none was accepted.
+            JournalFailed: unknown; the engine accepts nothing more.
+        """
+        ...
+
+    async def reserve(
+        self, types: Sequence[str], limit: int, *, holder: str, local: bool = False
+    ) -> list[Lease]:
+        """Lease up to ``limit`` ready jobs of these types, most urgent first; does not wait.
+
+        Args:
+            types: which job types; empty for all.
+            limit: most jobs, at least 1.
+            holder: name of the worker, as shown.
+            local: whether it dies with this server, so that a restart may rescue its jobs at once.
+        """
+        ...
+
+    async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
+        """End leases by their outcomes. Returns, durable, with those that changed nothing."""
+        ...
+
+    async def renew(self, receipts: Sequence[str]) -> list[bool]:
+        """Start the ttr of leases anew; False where the receipt is not current."""
+        ...
+
+    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
+        """Take expired or orphaned leases back; their attempt counts.
+
+        Args:
+            receipts: the leases; ones that are not current are passed over.
+            died: the worker died running it: counts towards burying it as poison.
+            reason: kept as the job's last error.
+        """
+        ...
+
+    def held_by(self, holder: str) -> list[str]:
+        """Receipts of the leases a worker holds, in the order they were given."""
+        ...
+
+    async def control(self, verb: str, ids: Sequence[str]) -> int:
+        """``kick``, ``bury`` or ``delete`` jobs by id; returns how many, durable.
+
+        Raises:
+            NotFound: an id is unknown.
+            Conflict: the job's state forbids it.
+        """
+        ...
+
+    async def job(self, id: str, *, data: bool = False) -> dict[str, Any]:
+        """A job as shown.
+
+        Raises:
+            NotFound: no such job, or finished and no longer remembered.
+        """
+        ...
+
+    async def jobs(
+        self, *, state: str | None, type: str | None, limit: int, after: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """A page of jobs in id order, and the id to go on after (None at the end)."""
+        ...
+
+    def tick(self) -> list[Expired]:
+        """Release delays that are over; return leases that are."""
+        ...
+
+    def next_wake(self) -> int | None:
+        """When :meth:`tick` has something to do next, or None."""
+        ...
+
+    def stats(self, type: str | None = None) -> dict[str, Any]:
+        """``jobs``, ``types``, ``oldest_ready_age`` and the engine's own section (``journal``)."""
+        ...
+
+    async def close(self) -> None:
+        """Sync and stop. Nothing accepted is lost."""
+        ...

@@ -1,0 +1,1 @@
+"""Runners execute attempts: Python callables and commands, in worker processes."""
