@@ -1,29 +1,29 @@
 """Every error KQS raises, in one tree; each class has the stable code it carries on the wire.
 
-    KQSError
-    +-- CallError              an answer with ``e``: the wire codes of docs/reference/wire.md
-    |   +-- BadRequest         bad_request     the caller's argument is wrong (field, index)
-    |   |   +-- UnknownField   unknown_field   a member nobody reads
-    |   +-- TooLarge           too_large       over a limit, which is named
-    |   +-- Busy               busy            try again later; nothing was done
-    |   +-- DiskFull           disk_full       no space for new jobs; acks still work
-    |   +-- Unauthorized       unauthorized    no or wrong token
-    |   +-- Forbidden          forbidden       the role may not make this call
-    |   +-- NotFound           not_found       no such job
-    |   +-- StaleReceipt       stale_receipt   the lease is not current any more
-    |   +-- Unsupported        unsupported     unknown call, or the engine cannot do it
-    |   +-- Conflict           conflict        the state forbids it
-    |   +-- ShuttingDown       shutting_down   the server is leaving; nothing was done
-    |   +-- Internal           internal        our fault; the outcome may be unknown
-    +-- ConnectionFailed       client side: no server reached, or it went away mid-call
-    |   +-- CallTimeout        client side: no reply in time; the outcome is unknown
-    +-- ProtocolError          the peer does not speak qrpc v1
-    +-- ConfigError            settings refused at start (exit code 2)
-    +-- DataDirError           the data directory cannot be used (exit code 2)
-    |   +-- DataDirInUse       another server holds its lock
-    |   +-- NewerFormat        written by a newer KQS; left alone
-    |   +-- DamagedJournal     segment, offset and sequence of the first damage
-    +-- JournalFailed          a write or fsync failed: the server stops (G5)
+KQSError
++-- CallError              an answer with ``e``: the wire codes of docs/reference/wire.md
+|   +-- BadRequest         bad_request     the caller's argument is wrong (field, index)
+|   |   +-- UnknownField   unknown_field   a member nobody reads
+|   +-- TooLarge           too_large       over a limit, which is named
+|   +-- Busy               busy            try again later; nothing was done
+|   +-- DiskFull           disk_full       no space for new jobs; acks still work
+|   +-- Unauthorized       unauthorized    no or wrong token
+|   +-- Forbidden          forbidden       the role may not make this call
+|   +-- NotFound           not_found       no such job
+|   +-- StaleReceipt       stale_receipt   the lease is not current any more
+|   +-- Unsupported        unsupported     unknown call, or the engine cannot do it
+|   +-- Conflict           conflict        the state forbids it
+|   +-- ShuttingDown       shutting_down   the server is leaving; nothing was done
+|   +-- Internal           internal        our fault; the outcome may be unknown
++-- ConnectionFailed       client side: no server reached, or it went away mid-call
+|   +-- CallTimeout        client side: no reply in time; the outcome is unknown
++-- ProtocolError          the peer does not speak qrpc v1
++-- ConfigError            settings refused at start (exit code 2)
++-- DataDirError           the data directory cannot be used (exit code 2)
+|   +-- DataDirInUse       another server holds its lock
+|   +-- NewerFormat        written by a newer KQS; left alone
+|   +-- DamagedJournal     segment, offset and sequence of the first damage
++-- JournalFailed          a write or fsync failed: the server stops (G5)
 """
 
 from __future__ import annotations

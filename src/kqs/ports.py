@@ -6,7 +6,7 @@ conformance suite in ``kqs.testing`` that every implementation passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -26,9 +26,7 @@ class Clock(Protocol):
 class Executor(Protocol):
     """One thread (or its simulation) that does blocking work in order."""
 
-    def submit(
-        self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]
-    ) -> None:
+    def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
         """Run ``work`` off the loop, then call ``done(result, error)`` on it. Order is kept."""
         ...
 
@@ -40,7 +38,7 @@ class Executor(Protocol):
 class DiskFile(Protocol):
     """An open file of a :class:`Disk`."""
 
-    def pwrite(self, data: bytes, offset: int) -> int:
+    def pwrite(self, data: bytes | memoryview, offset: int) -> int:
         """Write at an offset; may write less than given, returns how much."""
         ...
 
@@ -132,6 +130,7 @@ class Expired(Struct, frozen=True):
     receipt: str
     id: str
     holder: str
+    ttr: float
 
 
 class Refusal(Struct, frozen=True):
@@ -194,7 +193,7 @@ class Engine(Protocol):
         ...
 
     async def reserve(
-        self, types: Sequence[str], limit: int, *, holder: str, local: bool = False
+        self, types: Collection[str], limit: int, *, holder: str, local: bool = False
     ) -> list[Lease]:
         """Lease up to ``limit`` ready jobs of these types, most urgent first; does not wait.
 
@@ -210,8 +209,12 @@ class Engine(Protocol):
         """End leases by their outcomes. Returns, durable, with those that changed nothing."""
         ...
 
-    async def renew(self, receipts: Sequence[str]) -> list[bool]:
-        """Start the ttr of leases anew; False where the receipt is not current."""
+    async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[bool]:
+        """Start the ttr of leases anew; False where the receipt is not current.
+
+        Args:
+            progress: kept on these jobs, as shown, or None.
+        """
         ...
 
     async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:

@@ -27,11 +27,14 @@ from ..errors import BadRequest, CallError, ProtocolError, TooLarge, from_wire
 #: Longest line taken, in bytes: 10 MiB of binary is 13.4 MiB of base64.
 MAX_LINE = 16 * 1024 * 1024
 
-_BLOB_PREFIX = b'{"v":1,"b":'
 _UNDEFINED = b'"m":undefined'
 _FOREIGN = re.compile(
     rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |\x16\x03[\x00-\x04]", re.ASCII
 )
+
+
+class BadLine(BadRequest):
+    """A line that is no JSON at all: it is answered once and the connection closed."""
 
 
 class Request(Struct, gc=False):
@@ -177,31 +180,44 @@ def decode_request(line: bytes) -> Request:
     """One request from one line.
 
     Raises:
-        BadRequest: not JSON, not an object, no name, another version, invalid UTF-8, nested too deep. The
-            error's ``fatal`` attribute of the connection is the caller's business: a line that is not JSON
-            is answered once and the connection closed.
+        BadLine: not JSON, invalid UTF-8, nested too deep.
+        BadRequest: JSON, but not a qrpc v1 call; :func:`salvage_id` may still find whom to answer.
     """
     try:
         if not line.isascii():
             str(line, "utf-8")
         try:
             request = _requests.decode(line)
+        except msgspec.ValidationError:
+            raise
         except msgspec.DecodeError:
             # A JavaScript client without an argument may send the literal: `"m":undefined`.
             if _UNDEFINED not in line:
                 raise
             request = _requests.decode(_without_undefined(line))
     except UnicodeDecodeError as error:
-        raise BadRequest(f"line is not UTF-8: {error.reason} at byte {error.start}") from None
+        raise BadLine(f"line is not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
-        raise BadRequest("line is nested too deep") from None
+        raise BadLine("line is nested too deep") from None
     except msgspec.ValidationError as error:
         raise BadRequest(f"not a qrpc v1 call: {error}") from None
     except msgspec.DecodeError as error:
-        raise BadRequest(f"line is not JSON: {error}") from None
+        raise BadLine(f"line is not JSON: {error}") from None
     if request.v != 1:
         raise BadRequest(f"version {request.v} is not spoken here, only 1", field="v")
     return request
+
+
+class _IdOnly(Struct):
+    id: Raw = Raw(b"")
+
+
+def salvage_id(line: bytes) -> bytes:
+    """The ``"id":..,`` part for the error reply to a bad call; empty when it has no usable id."""
+    try:
+        return reply_id(msgspec.json.decode(line, type=_IdOnly).id)
+    except (msgspec.MsgspecError, BadRequest, RecursionError):
+        return b""
 
 
 def _without_undefined(line: bytes) -> bytes:
@@ -213,7 +229,7 @@ def _without_undefined(line: bytes) -> bytes:
     return before + after.removeprefix(b",")
 
 
-def request_blob(request: Request, line_size: int = MAX_LINE) -> bytes | None:
+def request_blob(request: Request) -> bytes | None:
     """The binary argument of a request, or None when it has none.
 
     Raises:

@@ -1,0 +1,112 @@
+"""The calls: who may make them and what their arguments are. Source: docs/reference/calls.md."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+Role = Literal["insert", "work", "read", "admin"]
+ROLES: Final[tuple[Role, ...]] = ("insert", "work", "read", "admin")
+
+#: Which roles may make a call; admin may make all.
+ALLOWED: Final[dict[str, frozenset[Role]]] = {
+    "ping": frozenset({"insert", "work", "read"}),
+    "echo": frozenset({"insert", "work", "read"}),
+    "auth": frozenset({"insert", "work", "read"}),
+    "insert": frozenset({"insert"}),
+    "job": frozenset({"insert", "read"}),
+    "reserve": frozenset({"work"}),
+    "settle": frozenset({"work"}),
+    "renew": frozenset({"work"}),
+    "jobs": frozenset({"read"}),
+    "stats": frozenset({"read"}),
+    "health": frozenset({"read"}),
+    "quit": frozenset(),
+}
+
+Wait = Annotated[float, Meta(ge=0, le=3600)]
+StateName = Literal["delayed", "ready", "reserved", "buried", "done"]
+TypeName = Annotated[str, Meta(min_length=1, max_length=197)]
+
+
+class AuthArgument(Struct, forbid_unknown_fields=True):
+    """``auth``: a token."""
+
+    token: str
+
+
+class SeedAuth(Struct, forbid_unknown_fields=True):
+    """``auth`` inside another call's argument, the seed's way: ``pwd`` is the token."""
+
+    usr: str = ""
+    pwd: str = ""
+
+
+class ReserveArgument(Struct, forbid_unknown_fields=True):
+    """``reserve``: lease ready jobs.
+
+    Attributes:
+        types: job types wanted; all when absent.
+        pool: the pool the worker belongs to, for its name only.
+        max: most jobs, 1..10,000.
+        wait: seconds to wait for the first one.
+        worker: the worker's name, as shown.
+    """
+
+    types: Annotated[list[TypeName], Meta(max_length=20_000)] | UnsetType = UNSET
+    pool: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    max: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    wait: Wait = 0
+    worker: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+
+
+class Progress(Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """How far a job is."""
+
+    fraction: Annotated[float, Meta(ge=0, le=1)] | None = None
+    message: Annotated[str, Meta(max_length=1000)] = ""
+
+
+class RenewArgument(Struct, forbid_unknown_fields=True):
+    """``renew``: start the ttr of leases anew."""
+
+    receipts: Annotated[list[str], Meta(max_length=10_000)]
+    progress: Progress | UnsetType = UNSET
+
+
+class JobArgument(Struct, forbid_unknown_fields=True):
+    """``job``: one job, with its payload when ``data``."""
+
+    id: str
+    data: bool = False
+
+
+class JobsArgument(Struct, forbid_unknown_fields=True):
+    """``jobs``: a page of jobs in insertion order; ``after`` is the ``next`` of the page before."""
+
+    state: StateName | UnsetType = UNSET
+    type: TypeName | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 50
+    after: str | UnsetType = UNSET
+
+
+class StatsArgument(Struct, forbid_unknown_fields=True):
+    """``stats``: of one type, or of all."""
+
+    type: TypeName | UnsetType = UNSET
+
+
+class HealthArgument(Struct, forbid_unknown_fields=True):
+    """``health`` takes nothing."""
+
+
+class QuitArgument(Struct, forbid_unknown_fields=True):
+    """``quit``: seconds running jobs may take to finish."""
+
+    grace: Wait = 30
+
+
+def given(value: Any) -> Any:
+    """A member's value, or None when the caller left it out."""
+    return None if value is UNSET else value

@@ -1,0 +1,69 @@
+"""How a job looks to a caller (CALLS: "Job, as shown")."""
+
+from __future__ import annotations
+
+import datetime as dt
+from base64 import b64encode
+from typing import Any
+
+from msgspec import Raw
+
+from ...core.job import PRIOS
+from ...core.lifecycle import State
+from ...core.record import FLAG_BINARY
+from .index import LiveJob
+
+
+def iso(microseconds: int) -> str:
+    """Microseconds since 1970 as ISO 8601 UTC."""
+    moment = dt.datetime.fromtimestamp(microseconds / 1_000_000, dt.UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def payload_size(job: LiveJob) -> int:
+    """Bytes of the payload as stored."""
+    if job.options.bulk is not None:
+        return job.options.bulk.size
+    return job.size - job.data_start - 4
+
+
+def shown(job: LiveJob, id: str, data: bytes | None = None) -> dict[str, Any]:
+    """A job as ``job`` and ``jobs`` answer it.
+
+    Args:
+        job: the job.
+        id: its id.
+        data: its payload when that was asked for.
+    """
+    view: dict[str, Any] = {
+        "id": id,
+        "type": job.type,
+        "state": job.state.name.lower(),
+        "prio": PRIOS[job.prio],
+        "attempt": job.attempt,
+        "inserted_at": iso(job.inserted),
+        "due_at": iso(job.due),
+        "ttr": job.ttr / 1000,
+        "size": payload_size(job),
+    }
+    if job.state is State.RESERVED:
+        view["leased_by"] = job.holder
+        view["lease_expires_at"] = iso(job.expires)
+    if job.leased:
+        view["started_at"] = iso(job.leased)
+    if job.finished:
+        view["finished_at"] = iso(job.finished)
+    if job.error is not None:
+        view["last_error"] = job.error
+    if job.deaths:
+        view["deaths"] = job.deaths
+    if job.progress is not None:
+        view["progress"] = job.progress
+    if job.outcome:
+        view["outcome"] = job.outcome
+    if data is not None:
+        if job.flags & FLAG_BINARY:
+            view["data64"] = b64encode(data).decode()
+        else:
+            view["data"] = Raw(data)
+    return view

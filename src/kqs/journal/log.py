@@ -1,0 +1,399 @@
+"""The append-only log: group commit, rotation, reading one entry back.
+
+The loop's side collects what callers append; one commit at a time is on its way to the disk in the executor's
+thread. While it is, further appends gather and make up the next frame: that is the whole of group commit, and
+it needs no timer.
+
+Ensures (with recovery.py): a future handed out by :meth:`Journal.append` is resolved only after the
+``fdatasync`` that covers its frame returned (G1); a failed one stops everything (G5).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ..core import record
+from ..core.record import Damaged, SegmentHeader
+from ..errors import DamagedJournal, JournalFailed
+from ..ports import Disk, DiskFile, Executor
+from . import manifest as manifests
+from .manifest import Manifest, SegmentInfo, write_all
+from .recovery import SPARE, Apply, Recovered, make_segment, recover
+
+SEGMENT_SIZE = 64 * 1024 * 1024
+#: Appends are put into one frame until it has this many bytes.
+FRAME_TARGET = 8 * 1024 * 1024
+
+
+class Location(NamedTuple):
+    """Where the first entry of an append lies; the others follow it byte on byte."""
+
+    segment: int
+    offset: int
+
+
+class _Append(NamedTuple):
+    parts: list[bytes]
+    size: int
+    sequence: int
+    future: asyncio.Future[Location] | None
+
+
+class Journal:
+    """An open journal. Everything but the thread's part (``_t_`` methods) runs on the loop.
+
+    Args:
+        disk: file system.
+        executor: the one thread that writes and syncs.
+        directory: DATA, locked by the caller.
+        recovered: what :func:`~kqs.journal.recovery.recover` found.
+        segment_size: bytes a segment is made with.
+        on_failure: called once, on the loop, when the journal can't be trusted any more.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        executor: Executor,
+        directory: str,
+        recovered: Recovered,
+        *,
+        segment_size: int = SEGMENT_SIZE,
+        random: Callable[[int], bytes] = os.urandom,
+        on_failure: Callable[[JournalFailed], None] | None = None,
+    ) -> None:
+        self._disk = disk
+        self._executor = executor
+        self._directory = directory
+        self._folder = f"{directory}/journal"
+        self._segment_size = segment_size
+        self._random = random
+        self._on_failure = on_failure
+        # The thread's own state: touched on the loop only before the first submit.
+        self._manifest = recovered.manifest
+        self._file = recovered.file
+        self._header = recovered.header
+        self._end = recovered.end
+        self._frame = recovered.frame
+        self._crc = recovered.crc
+        # The loop's state.
+        self.next_sequence = recovered.next_sequence
+        self.synced_sequence = recovered.next_sequence - 1
+        self.torn = recovered.torn
+        self.entries_replayed = recovered.entries
+        self.failed: JournalFailed | None = None
+        self.has_spare = True  # until reserving one has failed
+        self.commits = 0
+        self.pending_bytes = 0
+        self._pending: list[_Append] = []
+        self._in_flight: list[_Append] | None = None
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._readers: dict[int, DiskFile] = {}
+        self._sealed_bytes = {info.number: info.end for info in recovered.manifest.segments[:-1]}
+        self._open_number = recovered.header.number
+        self._open_end = recovered.end
+        self._open_size = recovered.file.size()
+        self._submit_spare()
+
+    @classmethod
+    def open(
+        cls,
+        disk: Disk,
+        executor: Executor,
+        directory: str,
+        apply: Apply,
+        *,
+        now: int,
+        segment_size: int = SEGMENT_SIZE,
+        random: Callable[[int], bytes] = os.urandom,
+        on_failure: Callable[[JournalFailed], None] | None = None,
+    ) -> Journal:
+        """Recover, replaying every entry into ``apply``, and open for appending.
+
+        Raises:
+            DamagedJournal, NewerFormat: see :func:`~kqs.journal.recovery.recover`.
+        """
+        recovered = recover(disk, directory, apply, random=random, now=now, segment_size=segment_size)
+        return cls(
+            disk,
+            executor,
+            directory,
+            recovered,
+            segment_size=segment_size,
+            random=random,
+            on_failure=on_failure,
+        )
+
+    @property
+    def journal_id(self) -> str:
+        """16 hex digits that tell this journal from all others."""
+        return self._manifest.journal
+
+    @property
+    def epoch(self) -> int:
+        """How often a server started on this data; part of every receipt."""
+        return self._manifest.epoch
+
+    @property
+    def accepting(self) -> bool:
+        """Whether there is space for new jobs; entries that end jobs are always taken.
+
+        While no spare segment could be reserved, the open one's second half is kept for acks.
+        """
+        return self.has_spare or self._open_end + self.pending_bytes < self._open_size // 2
+
+    def take_sequences(self, count: int) -> int:
+        """The first of ``count`` new sequence numbers; append their entries before doing anything else."""
+        first = self.next_sequence
+        self.next_sequence = first + count
+        return first
+
+    def append(self, parts: list[bytes], first_sequence: int) -> asyncio.Future[Location]:
+        """Queue entries for one frame; the future resolves when they are durable.
+
+        Args:
+            parts: encoded entries, one each, in sequence order.
+            first_sequence: what :meth:`take_sequences` gave for them.
+
+        Raises (from the future):
+            JournalFailed: they may or may not be on disk.
+        """
+        future: asyncio.Future[Location] = asyncio.get_running_loop().create_future()
+        self._queue(parts, first_sequence, future)
+        return future
+
+    def append_unwaited(self, parts: list[bytes], first_sequence: int) -> None:
+        """Queue entries nobody waits for (leases)."""
+        self._queue(parts, first_sequence, None)
+
+    def _queue(
+        self, parts: list[bytes], first_sequence: int, future: asyncio.Future[Location] | None
+    ) -> None:
+        if self.failed is not None:
+            raise self.failed
+        size = sum(map(len, parts))
+        self._pending.append(_Append(parts, size, first_sequence, future))
+        self.pending_bytes += size
+        if self._in_flight is None:
+            self._commit()
+
+    def _commit(self) -> None:
+        """Send what is pending to the thread, as one frame."""
+        batch, size, following = self._pending, 0, self._pending[0].sequence
+        for number, append in enumerate(batch):
+            size += append.size
+            if number > 0 and (size > FRAME_TARGET or append.sequence != following):
+                batch, self._pending = batch[:number], batch[number:]
+                break
+            following = append.sequence + len(append.parts)
+        else:
+            self._pending = []
+        self._in_flight = batch
+        self._idle.clear()
+        self._executor.submit(lambda: self._t_write(batch), self._committed)
+
+    def _committed(self, result: tuple[Location, int, int, int] | None, error: BaseException | None) -> None:
+        batch = self._in_flight
+        if batch is None or self.failed is not None:
+            return
+        self._in_flight = None
+        if error is not None or result is None:
+            self._fail(error, batch)
+            return
+        location, end, size, last_sequence = result
+        if location.segment != self._open_number:
+            self._sealed_bytes[self._open_number] = self._open_end
+            self._open_number = location.segment
+            self._submit_spare()
+        self._open_end, self._open_size = end, size
+        self.synced_sequence = last_sequence
+        self.commits += 1
+        offset = location.offset
+        for append in batch:
+            self.pending_bytes -= append.size
+            future = append.future
+            if future is not None and not future.done():
+                future.set_result(Location(location.segment, offset))
+            offset += append.size
+        if self._pending:
+            self._commit()
+        else:
+            self._idle.set()
+
+    def _fail(self, error: BaseException | None, batch: list[_Append]) -> None:
+        """Poison the journal: everybody waiting learns that the outcome is unknown (G5)."""
+        self.failed = JournalFailed(f"journal write failed, the server stops: {error}")
+        for append in (*batch, *self._pending):
+            if append.future is not None and not append.future.done():
+                append.future.set_exception(self.failed)
+                append.future.exception()
+        self._pending = []
+        self._idle.set()
+        if self._on_failure is not None:
+            self._on_failure(self.failed)
+
+    async def sync(self) -> None:
+        """Return when everything appended so far is durable.
+
+        Raises:
+            JournalFailed: it is not.
+        """
+        await self._idle.wait()
+        if self.failed is not None:
+            raise self.failed
+
+    async def close(self) -> None:
+        """Sync, then release the thread and the files."""
+        await self._idle.wait()
+        self._executor.close()
+        self._file.close()
+        for reader in self._readers.values():
+            reader.close()
+
+    def read(self, segment: int, offset: int, size: int) -> bytes:
+        """One entry, read back and verified by its own CRC.
+
+        Raises:
+            DamagedJournal: the disk gave back something else.
+        """
+        reader = self._readers.get(segment)
+        name = SegmentInfo(segment, 0, 0).file
+        if reader is None:
+            if len(self._readers) >= 64:
+                self._readers.pop(next(iter(self._readers))).close()
+            reader = self._readers[segment] = self._disk.open(f"{self._folder}/{name}")
+        entry = reader.pread(size, offset)
+        try:
+            record.check_entry(entry)
+        except Damaged as damage:
+            raise DamagedJournal(name, offset, None, damage.what) from None
+        return entry
+
+    def drop_before(self, segment: int) -> None:
+        """Give up all segments before this one: no live job is in them (ADR 0001, rule 6)."""
+        gone = [number for number in self._sealed_bytes if number < segment]
+        if not gone or self.failed is not None:
+            return
+        for number in gone:
+            del self._sealed_bytes[number]
+            if (reader := self._readers.pop(number, None)) is not None:
+                reader.close()
+        self._executor.submit(lambda: self._t_drop(segment), self._dropped)
+
+    def _dropped(self, _result: Any, error: BaseException | None) -> None:
+        if error is not None and self.failed is None:
+            self._fail(error, self._in_flight or [])
+
+    @property
+    def open_segment(self) -> int:
+        return self._open_number
+
+    def stats(self) -> dict[str, int]:
+        """``bytes segments last_seq synced_seq commits``."""
+        return {
+            "bytes": sum(self._sealed_bytes.values()) + self._open_end,
+            "segments": len(self._sealed_bytes) + 1,
+            "last_seq": self.next_sequence - 1,
+            "synced_seq": self.synced_sequence,
+            "commits": self.commits,
+        }
+
+    def _submit_spare(self) -> None:
+        self._executor.submit(self._t_spare, self._spared)
+
+    def _spared(self, made: bool | None, error: BaseException | None) -> None:
+        self.has_spare = bool(made)
+        if error is not None and self.failed is None:
+            self._fail(error, self._in_flight or [])
+
+    def retry_spare(self) -> None:
+        """Try again to reserve the spare segment, after the disk was full."""
+        if not self.has_spare and self.failed is None:
+            self._submit_spare()
+
+    # -- in the executor's thread ---------------------------------------------------------------
+
+    def _t_write(self, batch: list[_Append]) -> tuple[Location, int, int, int]:
+        """Write one frame and sync it.
+
+        Assumes: the frame before is durable. Ensures: on return, so is this one; on an exception
+        nothing more may be written to this file.
+        """
+        parts = [part for append in batch for part in append.parts]
+        need = record.FRAME_HEADER + sum(append.size for append in batch)
+        if self._end + need > self._file.size():
+            self._t_rotate(batch[0].sequence, need)
+        data, crc = record.encode_frame(
+            parts,
+            salt=self._header.salt,
+            frame=self._frame + 1,
+            first_sequence=batch[0].sequence,
+            durable=self._frame,
+            count=len(parts),
+            previous=self._crc,
+        )
+        write_all(self._file, data, self._end)
+        self._file.datasync()
+        location = Location(self._header.number, self._end + record.FRAME_HEADER)
+        self._end += len(data)
+        self._frame += 1
+        self._crc = crc
+        return location, self._end, self._file.size(), batch[0].sequence + len(parts) - 1
+
+    def _t_rotate(self, first_sequence: int, need: int) -> None:
+        """Seal the open segment and start the next (ADR 0001, rule 5)."""
+        header = SegmentHeader(
+            self._header.number + 1,
+            self._header.journal,
+            int.from_bytes(self._random(8), "little"),
+            self._frame + 1,
+            first_sequence,
+            0,
+        )
+        size = max(self._segment_size, record.SEGMENT_HEADER + need)
+        file, crc = make_segment(self._disk, self._folder, header, size)
+        *others, last = self._manifest.segments
+        sealed = SegmentInfo(
+            last.number, last.first_frame, last.first_sequence, self._end, self._frame, self._crc
+        )
+        opened = SegmentInfo(header.number, header.first_frame, first_sequence)
+        self._t_store((*others, sealed, opened))
+        self._file.close()
+        self._file, self._header, self._crc = file, header, crc
+        self._end = record.SEGMENT_HEADER
+
+    def _t_store(self, segments: tuple[SegmentInfo, ...]) -> None:
+        old = self._manifest
+        new = Manifest(old.format, old.journal, old.epoch, segments)
+        manifests.store(self._disk, self._directory, new)
+        self._manifest = new
+
+    def _t_drop(self, segment: int) -> None:
+        kept = tuple(info for info in self._manifest.segments if info.number >= segment)
+        gone = [info for info in self._manifest.segments if info.number < segment]
+        self._t_store(kept)
+        for info in gone:
+            self._disk.unlink(f"{self._folder}/{info.file}")
+
+    def _t_spare(self) -> bool:
+        """Reserve the next segment's space ahead. False: the disk is full; that is no failure."""
+        path = f"{self._folder}/{SPARE}"
+        if SPARE in self._disk.listdir(self._folder):
+            self._disk.unlink(path)
+        file = self._disk.open(path, create=True)
+        try:
+            file.allocate(self._segment_size)
+            file.datasync()
+        except OSError as error:
+            self._disk.unlink(path)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                return False
+            raise
+        finally:
+            file.close()
+        return True
