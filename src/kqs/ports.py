@@ -266,6 +266,15 @@ class Engine(Protocol):
         """``jobs``, ``types``, ``oldest_ready_age`` and the engine's own section (``journal``)."""
         ...
 
+    def ready_types(self) -> dict[str, int]:
+        """How many jobs are ready, by type, of the types that have any."""
+        ...
+
+    @property
+    def longest_ttr(self) -> float:
+        """The longest ttr of the leases that are out, seconds; 0 when none is."""
+        ...
+
     async def close(self) -> None:
         """Sync and stop. Nothing accepted is lost."""
         ...

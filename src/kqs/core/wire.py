@@ -266,6 +266,11 @@ def encode_reply(id_part: bytes, value: bytes) -> bytes:
     return b'{"v":1,%b"e":null,"s":"end","m":%b}\n' % (id_part, value)
 
 
+def encode_empty_reply(id_part: bytes) -> bytes:
+    """A last reply without a value: JavaScript's ``undefined``; npm's client calls back because of the ``e``."""
+    return b'{"v":1,%b"e":null,"s":"end"}\n' % id_part
+
+
 def encode_blob_reply(id_part: bytes, blob: bytes) -> bytes:
     """A last reply whose value is binary."""
     text = b64encode(blob)

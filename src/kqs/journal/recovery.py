@@ -117,6 +117,28 @@ def recover(
     )
 
 
+def read_only(disk: Disk, directory: str, apply: Apply) -> None:
+    """Call ``apply`` for every entry, changing nothing.
+
+    Raises:
+        DataDirError: there is no journal; DamagedJournal, NewerFormat: as :func:`recover`.
+    """
+    try:
+        manifest = manifests.load(disk, directory)
+    except FileNotFoundError:
+        manifest = None
+    if manifest is None:
+        raise DataDirError(f"{directory} holds no journal; give the data directory with --data")
+    following = manifest.segments[0].first_sequence
+    for info in manifest.segments:
+        scan = _Scan(disk, f"{directory}/journal", manifest, info)
+        scan.run(apply, following)
+        following = scan.next_sequence
+        if info is not manifest.segments[-1]:
+            scan.check_sealed()
+        scan.file.close()
+
+
 class _Scan:
     """One segment's frames, verified one after the other."""
 

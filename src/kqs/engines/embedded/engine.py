@@ -537,6 +537,20 @@ class EmbeddedEngine:
             "payload_bytes_in_memory": self._cached,
         }
 
+    def bulk_names(self) -> set[str]:
+        """Names of all payloads in the bulk store that live jobs refer to."""
+        live = self._index.live.values()
+        return {job.options.bulk.name for job in live if job.options.bulk is not None}
+
+    @property
+    def longest_ttr(self) -> float:
+        """The longest ttr of the leases that are out, seconds; 0 when none is."""
+        return max((job.ttr for job in self._index.leases.values()), default=0) / 1000
+
+    def ready_types(self) -> dict[str, int]:
+        """How many jobs are ready, by type, of the types that have any."""
+        return {name: counts[READY] for name, counts in self._index.counts.items() if counts[READY]}
+
     # -- time -----------------------------------------------------------------------------------
 
     def tick(self) -> list[Expired]:

@@ -1,0 +1,214 @@
+"""Commands that ask a running server."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from ..client import Client
+from ..core import wire
+from ..core.job import PRIOS
+from .literal import parse
+
+_STATES = ("delayed", "ready", "reserved", "buried", "done")
+
+_url = click.option(
+    "--server", "url", envvar="KQS_URL", metavar="URL", help="kqs://HOST:PORT or kqs+unix:PATH [local]."
+)
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _client(url: str | None) -> Client:
+    return Client(url)
+
+
+def _value(text: str, name: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=name) from None
+
+
+def _print_json(value: Any) -> None:
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+@click.command()
+@click.argument("type")
+@click.argument("data", required=False)
+@click.option("--prio", type=click.Choice(PRIOS), help="Priority [normal].")
+@click.option("--delay", type=float, metavar="S", help="Seconds before it may run.")
+@click.option("--ttr", type=float, metavar="S", help="Seconds an attempt may take [30].")
+@click.option("--max-attempts", type=int, metavar="N", help="Bury it after so many attempts [no limit].")
+@click.option("--binary", is_flag=True, help="Take DATA (or stdin) as bytes, not as JSON.")
+@_url
+@_as_json
+def insert(
+    type: str,
+    data: str | None,
+    prio: str | None,
+    delay: float | None,
+    ttr: float | None,
+    max_attempts: int | None,
+    binary: bool,
+    url: str | None,
+    as_json: bool,
+) -> None:
+    """Insert a job of TYPE and print its id. DATA is JSON or a JavaScript literal; '-' reads it from stdin."""
+    options = {"prio": prio, "delay": delay, "ttr": ttr, "max_attempts": max_attempts}
+    given = {name: value for name, value in options.items() if value is not None}
+    payload: Any = None
+    if binary:
+        payload = sys.stdin.buffer.read() if data in (None, "-") else str(data).encode()
+    elif data is not None:
+        payload = _value(sys.stdin.read() if data == "-" else data, "DATA")
+    with _client(url) as client:
+        id = client.insert(type, payload, **given)
+    if as_json:
+        _print_json({"id": id})
+    else:
+        click.echo(id)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("arg", required=False)
+def rpc(name: str, arg: str | None) -> None:
+    """Print the request line of a call, for '| nc localhost 14151'. ARG is JSON or a JavaScript literal."""
+    argument = b"" if arg is None else msgspec.json.encode(_value(arg, "ARG"))
+    click.echo(wire.encode_request("1", name, argument).decode(), nl=False)
+
+
+@click.command()
+@click.argument("name")
+@click.argument("arg", required=False)
+@click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S", help="Seconds to wait.")
+@_url
+@_as_json
+def call(name: str, arg: str | None, timeout: float, url: str | None, as_json: bool) -> None:
+    """Make the call NAME and print its reply as JSON. ARG is JSON or a JavaScript literal."""
+    with _client(url) as client:
+        if arg is None:
+            _print_json(client.call(name, timeout=timeout))
+        else:
+            _print_json(client.call(name, _value(arg, "ARG"), timeout=timeout))
+
+
+@click.command()
+@click.option("--type", "type_", metavar="TYPE", help="Of one job type only.")
+@_url
+@_as_json
+def stats(type_: str | None, url: str | None, as_json: bool) -> None:
+    """What the server holds and does."""
+    with _client(url) as client:
+        answer = client.call("stats", {"type": type_}) if type_ else client.call("stats")
+    if as_json:
+        _print_json(answer)
+        return
+    console = Console()
+    process, journal = answer["process"], answer["journal"]
+    console.print(
+        f"{answer['name']}: engine {answer['engine']}, process {process['pid']}, "
+        f"{process['rss_bytes'] / 2**20:.0f} MiB, up {process['uptime']:.0f} s; journal "
+        f"{journal['bytes'] / 2**20:.1f} MiB in {journal['segments']} segments, "
+        f"sequence {journal['synced_seq']} of {journal['last_seq']} synced",
+        highlight=False,
+    )
+    table = Table("type", *(click_right(state) for state in _STATES))
+    for name, counts in sorted(answer["types"].items()):
+        table.add_row(name, *(str(counts[state]) for state in _STATES))
+    table.add_row("all", *(str(answer["jobs"][state]) for state in _STATES), style="bold")
+    console.print(table)
+    calls = Table("call", *(click_right(name) for name in ("count", "errors", "p50 ms", "p99 ms", "max ms")))
+    for name, figures in answer["calls"].items():
+        duration = figures["duration"]
+        times = (f"{duration[key] * 1000:.2f}" for key in ("p50", "p99", "max"))
+        calls.add_row(name, str(figures["count"]), str(figures["errors"]), *times)
+    console.print(calls)
+
+
+def click_right(name: str) -> Any:
+    """A right-aligned column."""
+    from rich.table import Column
+
+    return Column(name, justify="right")
+
+
+@click.command()
+@_url
+@_as_json
+def health(url: str | None, as_json: bool) -> int:
+    """Is the server getting work done? Exits 0 when ok, 1 when degraded or failing."""
+    with _client(url) as client:
+        answer = client.call("health")
+    if as_json:
+        _print_json(answer)
+    else:
+        click.echo(answer["status"])
+        for check in answer["checks"]:
+            click.echo(f"  {check['name']}: {check['status']}: {check['text']}")
+    return 0 if answer["status"] == "ok" else 1
+
+
+@click.command()
+@click.option("--state", type=click.Choice(_STATES), help="In this state only.")
+@click.option("--type", "type_", metavar="TYPE", help="Of this type only.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
+@click.option("--after", metavar="ID", help="Go on after this id.")
+@_url
+@_as_json
+def jobs(
+    state: str | None, type_: str | None, limit: int, after: str | None, url: str | None, as_json: bool
+) -> None:
+    """List jobs, in the order they were inserted."""
+    wanted = {"state": state, "type": type_, "limit": limit, "after": after}
+    with _client(url) as client:
+        page = client.call("jobs", {name: value for name, value in wanted.items() if value is not None})
+    if as_json:
+        _print_json(page)
+        return
+    table = Table(
+        "id", "type", "state", "prio", click_right("attempt"), "inserted", click_right("bytes"), "last error"
+    )
+    for one in page["jobs"]:
+        error = one.get("last_error", {}).get("message", "")
+        table.add_row(
+            one["id"],
+            one["type"],
+            one["state"],
+            one["prio"],
+            str(one["attempt"]),
+            one["inserted_at"],
+            str(one["size"]),
+            error[:60],
+        )
+    Console().print(table)
+    if "next" in page:
+        click.echo(f"more: --after {page['next']}")
+
+
+@click.command()
+@click.argument("id")
+@click.option("--data", is_flag=True, help="With its payload.")
+@_url
+@_as_json
+def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
+    """Show the job ID."""
+    with _client(url) as client:
+        answer = client.call("job", {"id": id, "data": data})
+    if as_json:
+        _print_json(answer)
+        return
+    for name, value in answer.items():
+        if name == "last_error":
+            click.echo(f"last_error: {value['kind']}: {value['message']} ({value['at']})")
+            if "traceback" in value:
+                click.echo("".join(f"    {line}\n" for line in value["traceback"].splitlines()), nl=False)
+        else:
+            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            click.echo(f"{name}: {text}")

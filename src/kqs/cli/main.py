@@ -1,0 +1,90 @@
+"""The ``kqs`` command. Commands are imported when they are used, so that ``kqs rpc`` starts fast."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from ..errors import CallError, ConfigError, ConnectionFailed, DataDirError, KQSError
+
+#: command -> (module, attribute, line for --help)
+_COMMANDS = {
+    "demo": ("demo", "demo", "Compress real files through jobs; the server is killed half-way."),
+    "serve": ("serve", "serve", "Run the server."),
+    "insert": ("ask", "insert", "Insert a job."),
+    "rpc": ("ask", "rpc", "Print a call's request line, for nc."),
+    "call": ("ask", "call", "Make any call, print the reply."),
+    "stats": ("ask", "stats", "What the server holds and does."),
+    "health": ("ask", "health", "Is the server getting work done?"),
+    "jobs": ("ask", "jobs", "List jobs."),
+    "job": ("ask", "job", "Show one job."),
+    "journal": ("journal", "journal", "Look into a journal."),
+    "config": ("config", "config", "Check settings."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = _COMMANDS.get(cmd_name)
+        if found is None:
+            return None
+        module = importlib.import_module(f".{found[0]}", __package__)
+        command: click.Command = getattr(module, found[1])
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_m, _a, line) in _COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="kqs", message="%(version)s")
+def cli() -> None:
+    """KQS: a job service in one command.
+
+    A job is one line of JSON; it is on disk before the reply, and it runs until it is done.
+    Start with 'kqs demo', then 'kqs serve'.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> Any:
+    """Entry point; exits 0 when done, 1 when the server refused or failed, 2 when the settings or
+    arguments are wrong."""
+    try:
+        code = cli(args=argv, standalone_mode=False, prog_name="kqs")
+    except click.exceptions.Abort:
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (ConfigError, DataDirError) as error:
+        _complain(str(error), 2)
+    except CallError as error:
+        _complain(f"{error.code}: {error}", 1)
+    except ConnectionFailed as error:
+        _complain(str(error), 1)
+    except KQSError as error:
+        _complain(str(error), 1)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str, status: int) -> None:
+    """One line on stderr, control characters made harmless."""
+    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in message)
+    click.echo(f"kqs: {line}", err=True)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,332 @@
+"""Wires the parts into a running server. The only place that knows which engine, store and clock are used."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import os
+import random
+import socket
+import sys
+from time import monotonic
+from typing import Any
+
+import structlog
+
+from ..core.calls import ALLOWED
+from ..core.job import DefaultsTable
+from ..engines.embedded import EmbeddedEngine
+from ..errors import ConfigError, DataDirError, JournalFailed
+from ..journal.disk import RealDisk, ThreadExecutor
+from ..journal.log import Journal
+from ..journal.recovery import Apply, lock_directory
+from ..stores.files import FileStore
+from .calllog import CallLog
+from .calls import Desk
+from .clock import SystemClock
+from .config import Config, split_address
+from .dispatch import Dispatch
+from .handlers import Handlers
+from .health import HealthFacts, assess
+from .intake import Intake
+from .metrics import Metrics
+from .server import Connection, Server
+from .workers import LocalWorkers
+
+#: How often due times and leases are looked at, seconds: a delay is late by this at most.
+TICK = 0.02
+#: An oversize payload no job refers to is collected when it is this old, seconds.
+ORPHAN_GRACE = 3600.0
+
+
+class Service:
+    """One server process.
+
+    Args:
+        config: checked settings.
+        handlers: what local workers run.
+        insecure: listen on an address other than loopback although nothing is encrypted.
+    """
+
+    def __init__(self, config: Config, handlers: Handlers, *, insecure: bool = False) -> None:
+        self._config = config
+        self._handlers = handlers
+        self._log = structlog.get_logger()
+        self._stopping: asyncio.Future[float] | None = None
+        self._failure: JournalFailed | None = None
+        self._quickly = asyncio.Event()
+        self._idle_since = monotonic()
+        host, _port = split_address(config.server.listen, "listen")
+        if not insecure and not _is_loopback(host):
+            raise ConfigError(
+                f"server.listen: {host} is reachable from other machines, and this version has no TLS; "
+                f"listen on 127.0.0.1, or add --insecure when the network is trusted"
+            )
+        if not _is_loopback(host) and not config.tokens:
+            raise ConfigError(f"server.listen: {host} is reachable from other machines; add [[tokens]] first")
+
+    async def run(self) -> int:
+        """Serve until told to stop.
+
+        Returns:
+            The exit status: 0, or 1 after the journal failed.
+
+        Raises:
+            ConfigError, DataDirError: the server cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        self._stopping = loop.create_future()
+        await self._start()
+        try:
+            grace = await self._stopping
+            await self._drain(grace)
+        finally:
+            await self._close()
+        return 1 if self._failure is not None else 0
+
+    def shutdown(self, grace: float = 30.0) -> None:
+        """Begin to stop; a second call stops at once."""
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_result(grace)
+        else:
+            self._quickly.set()
+
+    # -- starting -------------------------------------------------------------------------------
+
+    async def _start(self) -> None:
+        config = self._config
+        data = os.path.abspath(config.server.data)
+        self._lock = lock_directory(data)
+        self._warn_about(data)
+        loop = asyncio.get_running_loop()
+        self._clock = SystemClock()
+        try:
+            self._store = FileStore(f"{data}/bulk")
+            self._call_log = CallLog(data, config.call_log, random.random)
+            executor = ThreadExecutor(loop)
+
+            def open_journal(apply: Apply) -> Journal:
+                return Journal.open(
+                    RealDisk(),
+                    executor,
+                    data,
+                    apply,
+                    now=self._clock.now(),
+                    segment_size=config.journal.segment_size,
+                    on_failure=self._journal_failed,
+                )
+
+            self._engine = EmbeddedEngine(
+                open_journal,
+                self._clock,
+                random=random.random,
+                nonce=random.SystemRandom().getrandbits,
+                bulk=self._store,
+                payload_window=config.journal.payload_window,
+            )
+        except OSError as error:
+            raise DataDirError(f"data directory {data} cannot be used: {error.strerror}") from None
+        if self._engine.journal.torn is not None:
+            self._log.warning(
+                "the journal's unfinished last frame was cut; nothing accepted was in it",
+                kept=self._engine.journal.torn,
+            )
+        self._data = data
+        self._metrics = Metrics()
+        intake = Intake(self._engine, self._store, config.bulk.threshold, self._metrics, self._call_log)
+        self._dispatch = Dispatch(self._engine)
+        self._server = Server(config.limits, tokens=bool(config.tokens))
+        self._desk = Desk(
+            engine=self._engine,
+            intake=intake,
+            dispatch=self._dispatch,
+            bulk=self._store,
+            clock=self._clock,
+            table=DefaultsTable(self._handlers.defaults, self._handlers.base),
+            tokens=config.tokens,
+            metrics=self._metrics,
+            log=self._call_log,
+            health=self._health,
+            about=self._about,
+            quit=self.shutdown,
+        )
+        self._server.desk = self._desk
+        self._workers = LocalWorkers(self._handlers.specs, self._engine, self._attach, self._log, self._clock)
+        await self._listen(data)
+        gc.collect()
+        gc.freeze()  # what the start made lives as long as the process
+        gc.set_threshold(50_000, 20, 50)
+        sys.setswitchinterval(0.001)
+        self._timer = asyncio.create_task(self._tick())
+        await self._workers.start()
+        self._log.info(
+            "ready",
+            listen=f"{split_address(config.server.listen, '')[0]}:{self._server.port}",
+            data=data,
+            jobs=sum(self._engine.stats()["jobs"][state] for state in ("delayed", "ready", "reserved")),
+            handlers=sorted(self._workers.types()),
+        )
+
+    def _warn_about(self, data: str) -> None:
+        """Say so when the data directory is on something that does not keep data."""
+        kind = file_system(data)
+        if kind in ("tmpfs", "ramfs"):
+            self._log.warning(
+                "the data directory is in memory: jobs do not survive a reboot", file_system=kind
+            )
+        elif kind in ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"):
+            self._log.warning(
+                "the data directory is on a network file system: its fsync and locks may not hold",
+                file_system=kind,
+            )
+
+    async def _listen(self, data: str) -> None:
+        config = self._config.server
+        host, port = split_address(config.listen, "server.listen")
+        unix = f"{data}/kqs.sock"
+        try:
+            os.unlink(unix)  # ours to remove: we hold the directory's lock
+        except FileNotFoundError:
+            pass
+        before = os.umask(0o177)
+        try:
+            await self._server.listen(host, port, unix)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot listen on {config.listen}: {os.strerror(error.errno or 0)}; "
+                f"choose another address with --listen"
+            ) from None
+        finally:
+            os.umask(before)
+
+    async def _attach(self, sock: socket.socket, name: str) -> None:
+        """Make a worker's socket a connection of its own role."""
+        await asyncio.get_running_loop().connect_accepted_socket(
+            lambda: Connection(self._server, holder=name, role="work"), sock
+        )
+
+    # -- running --------------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Release delays, take expired leases back, collect orphans."""
+        next_collection = monotonic()
+        while True:
+            expired = self._engine.tick()
+            if expired:
+                try:
+                    handled = set(await self._workers.expire(expired))
+                    for lease in expired:
+                        if lease.receipt not in handled:
+                            reason = f"ttr of {lease.ttr:g} s exceeded"
+                            await self._engine.rescue([lease.receipt], reason=reason)
+                except JournalFailed:
+                    return
+            if monotonic() >= next_collection:
+                next_collection = monotonic() + ORPHAN_GRACE
+                await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
+            await asyncio.sleep(TICK)
+
+    def _journal_failed(self, failure: JournalFailed) -> None:
+        """G5: stop. Replies that say "unknown" are still sent; nothing else is."""
+        self._failure = failure
+        self._log.critical(str(failure))
+        self._quickly.set()
+        self.shutdown(0)
+
+    def _eligible(self) -> dict[str, int]:
+        """Ready jobs a worker is here for."""
+        local = self._workers.types()
+        return {
+            type_: count
+            for type_, count in self._engine.ready_types().items()
+            if type_ in local or self._dispatch.waits_for(type_)
+        }
+
+    def _health(self) -> dict[str, Any]:
+        eligible = self._eligible()
+        now = monotonic()
+        if not eligible:
+            self._idle_since = now
+        free, total = RealDisk().free(self._data)
+        facts = HealthFacts(
+            accepting=self._engine.journal.accepting,
+            failed=str(self._failure) if self._failure else None,
+            draining=not self._desk.accepting,
+            disk_free=free,
+            disk_total=total,
+            eligible=eligible,
+            idle_for=now - max(self._desk.progressed, self._idle_since),
+            longest_ttr=self._engine.longest_ttr,
+            workers=self._workers.states(),
+        )
+        health = self._config.health
+        return assess(facts, stall=health.stall, disk_share=health.disk_free)
+
+    def _about(self) -> dict[str, Any]:
+        return {
+            "name": self._config.server.name,
+            "connections": {"open": self._server.connections, "refused": self._server.refused},
+            "reserves_waiting": self._dispatch.waiting,
+            "workers": self._workers.states(),
+            "calls_known": sorted(ALLOWED),
+        }
+
+    # -- stopping -------------------------------------------------------------------------------
+
+    async def _drain(self, grace: float) -> None:
+        """Take nothing new, let running jobs finish, release the rest."""
+        self._desk.accepting = False
+        self._server.stop_listening()
+        self._dispatch.drain()
+        if self._failure is not None:
+            return
+        self._log.info("stopping", grace=grace)
+        drain = asyncio.create_task(self._workers.drain(grace))
+        hurry = asyncio.create_task(self._quickly.wait())
+        await asyncio.wait({drain, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not drain.done():
+            await self._workers.drain(0)
+            await drain
+
+    async def _close(self) -> None:
+        """Answer what is in flight, sync, release everything."""
+        timer = getattr(self, "_timer", None)
+        if timer is not None:
+            timer.cancel()
+        if self._failure is not None:
+            await asyncio.sleep(0.1)  # let the replies that say so go out
+            return
+        if hasattr(self, "_desk"):
+            await self._desk.intake.finish()
+            await self._engine.close()
+            self._server.close()
+            await asyncio.sleep(0)
+            await self._store.close()
+            self._call_log.close()
+            self._log.info("stopped")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def file_system(path: str) -> str:
+    """The type of the file system a path is on, or ``unknown``."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
+            lines = [line.split() for line in mounts]
+    except OSError:
+        return "unknown"
+    best, kind = "", "unknown"
+    for fields in lines:
+        mount = fields[4]
+        if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best):
+            best, kind = mount, fields[fields.index("-") + 1]
+    return kind

@@ -1,0 +1,109 @@
+"""Hands jobs to whoever asks, and lets those who ask too early wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from ..ports import Engine, Lease
+
+
+class _Waiter:
+    __slots__ = ("types", "woken")
+
+    def __init__(self, types: frozenset[str], woken: asyncio.Future[bool]) -> None:
+        self.types = types
+        self.woken = woken
+
+    def wake(self, work: bool = True) -> None:
+        """End the wait: True when there may be work, False when time is up."""
+        if not self.woken.done():
+            self.woken.set_result(work)
+
+
+class Dispatch:
+    """Parked ``reserve`` calls, woken one at a time as jobs become ready.
+
+    Waking one, not all: the one woken wakes the next when it found something, so that a thousand idle
+    workers do not all run for one job.
+
+    Args:
+        engine: where the jobs are.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._waiting: dict[_Waiter, None] = {}
+        self.draining = False
+        engine.on_ready(self.wake)
+
+    async def reserve(
+        self, types: frozenset[str], limit: int, wait: float, *, holder: str, local: bool
+    ) -> list[Lease]:
+        """Lease jobs, waiting up to ``wait`` seconds for the first; possibly none.
+
+        Args:
+            types: job types wanted; empty for all.
+            limit: most jobs.
+            wait: seconds.
+            holder, local: see :meth:`kqs.ports.Engine.reserve`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait
+        while not self.draining:
+            leases = await self._engine.reserve(types, limit, holder=holder, local=local)
+            if leases:
+                if len(leases) == limit:
+                    self.wake(types)
+                return leases
+            if not await self._parked(types, deadline - loop.time()):
+                break
+        return []
+
+    async def _parked(self, types: frozenset[str], seconds: float) -> bool:
+        """Wait to be woken; False when time is up."""
+        if seconds <= 0:
+            return False
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(types, loop.create_future())
+        self._waiting[waiter] = None
+        timer = loop.call_later(seconds, waiter.wake, False)
+        try:
+            return await waiter.woken
+        except asyncio.CancelledError:
+            if waiter.woken.done() and not waiter.woken.cancelled():
+                self.wake(types)  # woken, but going: somebody else should look
+            raise
+        finally:
+            timer.cancel()
+            self._waiting.pop(waiter, None)
+
+    def wake(self, types: Collection[str]) -> None:
+        """Jobs of these types are ready (empty: of any): wake a waiter for each type."""
+        if not self._waiting:
+            return
+        rest = set(types)
+        for waiter in list(self._waiting):
+            if not types or not waiter.types or not waiter.types.isdisjoint(rest):
+                del self._waiting[waiter]
+                waiter.wake()
+                if not waiter.types:
+                    return
+                rest -= waiter.types
+                if types and not rest:
+                    return
+
+    def waits_for(self, type_: str) -> bool:
+        """Whether a worker is waiting for jobs of this type."""
+        return any(not waiter.types or type_ in waiter.types for waiter in self._waiting)
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def drain(self) -> None:
+        """Hand out nothing more; those who wait get nothing, now."""
+        self.draining = True
+        for waiter in list(self._waiting):
+            waiter.wake()
+        self._waiting.clear()

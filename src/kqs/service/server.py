@@ -1,0 +1,349 @@
+"""Connections: bytes in, slices of calls to the desk, replies out.
+
+A burst on one connection must not starve the others, so a connection's lines are taken in slices of about
+64 KiB, in turn with those of all others, and reading stops while lines wait, while too many calls are
+unanswered, while accepted bytes wait for the disk, or while the peer does not take its replies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+from ..core.calls import Role
+from ..core.wire import LineReader, encode_error, looks_foreign
+from ..errors import TooLarge
+from .config import LimitsConfig
+
+if TYPE_CHECKING:
+    from .calls import Desk
+
+SLICE = 64 * 1024
+#: Seconds of work after which other events get their turn.
+TURN = 0.004
+#: Reply bytes a transport may hold before its connection is not read any more.
+REPLY_BUFFER = 1024 * 1024
+#: A block below this size is taken at once when nobody waits.
+SMALL = 16 * 1024
+
+
+class Connection(asyncio.Protocol):
+    """One peer.
+
+    Args:
+        server: whose turns it takes.
+        holder: name of the local worker at the other end, or None.
+
+    Attributes:
+        role: what it may do; None until it authenticated.
+        in_flight: calls taken and not answered yet.
+        peer: the address, as shown.
+    """
+
+    __slots__ = (
+        "_blocks",
+        "_drop_timer",
+        "_ending",
+        "_reader",
+        "_reading",
+        "_server",
+        "_start",
+        "_taken",
+        "_transport",
+        "_writable",
+        "holder",
+        "in_flight",
+        "peer",
+        "received",
+        "role",
+        "scheduled",
+        "tasks",
+    )
+
+    def __init__(self, server: Server, *, holder: str | None = None, role: Role | None = None) -> None:
+        self._server = server
+        self._reader = LineReader(server.limits.line)
+        self._blocks: deque[bytes] = deque()
+        self._taken = 0
+        self._start: bytes | None = b""
+        self._ending = False
+        self._reading = True
+        self._writable = True
+        self._drop_timer: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self.holder = holder
+        self.role = role
+        self.in_flight = 0
+        self.received = 0.0
+        self.scheduled = False
+        self.peer = holder or "?"
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    # -- from the transport ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        transport.set_write_buffer_limits(high=REPLY_BUFFER)
+        if self.holder is None:
+            name = transport.get_extra_info("peername")
+            self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unix"
+        if not self._server.joined(self):
+            transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._ending:
+            return
+        if self._start is not None:
+            start = self._start + data[:16]
+            if looks_foreign(start):
+                self._close(abort=True)
+                return
+            self._start = start if len(start) < 8 and b"\n" not in start else None
+        try:
+            block = self._reader.feed(data)
+        except TooLarge as error:
+            self.fail(error)
+            return
+        if not block:
+            return
+        self._blocks.append(block)
+        self.received = monotonic()
+        # A small block is taken at once: on a quiet server that is the shortest way. A large one waits for
+        # its turn, unread, or libuv would go on reading this peer before it looks at the others.
+        self._server.schedule(self, at_once=len(block) < SMALL)
+        if self._blocks:
+            self._gate()
+
+    def eof_received(self) -> bool:
+        """The peer sends no more; what it asked is still answered (``nc -N``)."""
+        if rest := self._reader.finish():
+            self._blocks.append(rest + b"\n")
+            self._server.schedule(self)
+        self._ending = True
+        self._maybe_close()
+        return True
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self._gate()
+        self._drop_timer = asyncio.get_running_loop().call_later(
+            self._server.limits.write_timeout, self._close, True
+        )
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        if self._drop_timer is not None:
+            self._drop_timer.cancel()
+            self._drop_timer = None
+        self._gate()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ending = True
+        self._blocks.clear()
+        if self._drop_timer is not None:
+            self._drop_timer.cancel()
+        for task in self.tasks:
+            task.cancel()
+        self._transport = None
+        self._server.left(self)
+
+    # -- slices ---------------------------------------------------------------------------------
+
+    @property
+    def runnable(self) -> bool:
+        """Whether lines wait and nothing holds them up."""
+        return (
+            bool(self._blocks)
+            and self._writable
+            and self.in_flight < self._server.limits.in_flight
+            and not self._server.flooded
+        )
+
+    def next_slice(self) -> bytes:
+        """The next whole lines, about :data:`SLICE` bytes."""
+        block = self._blocks[0]
+        start = self._taken
+        end = len(block)
+        if end - start > SLICE:
+            cut = block.rfind(b"\n", start, start + SLICE) + 1
+            end = cut if cut > start else block.find(b"\n", start) + 1
+        if end == len(block):
+            self._blocks.popleft()
+            self._taken = 0
+        else:
+            self._taken = end
+        return block if start == 0 and end == len(block) else block[start:end]
+
+    def _gate(self) -> None:
+        """Read on, or not: lines that wait here are the bound of what a peer may push at us."""
+        transport = self._transport
+        if transport is None:
+            return
+        want = not self._ending and not self._blocks and self._writable
+        if want is not self._reading:
+            self._reading = want
+            if want:
+                transport.resume_reading()
+            else:
+                transport.pause_reading()
+        if self._blocks and not self.scheduled and self.runnable:
+            self._server.schedule(self)
+
+    def after_slice(self) -> None:
+        """Called by the server when a slice was taken or none may be."""
+        self._gate()
+        self._maybe_close()
+
+    # -- answers --------------------------------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """Hand reply bytes to the socket; nothing happens when the peer is gone."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def answer(self, data: bytes, calls: int) -> None:
+        """Replies to ``calls`` calls that were in flight."""
+        self.in_flight -= calls
+        self.write(data)
+        if self._blocks:
+            self._gate()
+        elif self._ending:
+            self._maybe_close()
+
+    def fail(self, error: TooLarge) -> None:
+        """Answer a line that can't be read on with, then close when everything before it is answered."""
+        self.write(encode_error(b"", error))
+        self._server.desk.failed(self, "", error)
+        self.stop_reading()
+
+    def stop_reading(self) -> None:
+        """Take nothing more; close when all that was taken is answered."""
+        self._ending = True
+        self._blocks.clear()
+        self._gate()
+        self._maybe_close()
+
+    def _maybe_close(self) -> None:
+        if self._ending and not self._blocks and self.in_flight == 0 and not self.scheduled:
+            self._close()
+
+    def _close(self, abort: bool = False) -> None:
+        self._ending = True
+        self._blocks.clear()
+        if self._transport is not None:
+            if abort:
+                self._transport.abort()
+            else:
+                self._transport.close()
+
+
+class Server:
+    """All connections, and whose turn it is.
+
+    Args:
+        limits: what a peer may use.
+        tokens: whether tokens are configured; without any, whoever reaches us is admin.
+    """
+
+    def __init__(self, limits: LimitsConfig, *, tokens: bool) -> None:
+        self.limits = limits
+        self.desk: Desk
+        self._tokens = tokens
+        self._connections: set[Connection] = set()
+        self._ready: deque[Connection] = deque()
+        self._running = False
+        self._listeners: list[asyncio.Server] = []
+        self.refused = 0
+
+    def connection(self) -> Connection:
+        """A new peer's protocol (the factory of the listeners)."""
+        return Connection(self, role=None if self._tokens else "admin")
+
+    async def listen(self, host: str, port: int, unix: str) -> None:
+        """Open the TCP port and the Unix socket.
+
+        Raises:
+            OSError: the port is taken or the address is not ours.
+        """
+        loop = asyncio.get_running_loop()
+        self._listeners.append(await loop.create_server(self.connection, host, port, backlog=1024))
+        self._listeners.append(await loop.create_unix_server(self.connection, unix, backlog=1024))
+
+    @property
+    def port(self) -> int:
+        """The TCP port, also when 0 was asked for."""
+        return int(self._listeners[0].sockets[0].getsockname()[1])
+
+    @property
+    def flooded(self) -> bool:
+        """Whether so many accepted bytes wait for the disk that no line is taken until some are durable."""
+        intake = self.desk.intake
+        if intake.unsynced <= self.limits.unsynced:
+            return False
+        intake.on_drained = self.resume
+        return True
+
+    @property
+    def connections(self) -> int:
+        return len(self._connections)
+
+    def joined(self, connection: Connection) -> bool:
+        """A peer connected; False when there are too many."""
+        if len(self._connections) >= self.limits.connections and connection.holder is None:
+            self.refused += 1
+            return False
+        self._connections.add(connection)
+        return True
+
+    def left(self, connection: Connection) -> None:
+        self._connections.discard(connection)
+
+    def schedule(self, connection: Connection, *, at_once: bool = False) -> None:
+        """A connection has lines: it gets its turn, ``at_once`` when nobody else is waiting for one."""
+        if not connection.scheduled:
+            connection.scheduled = True
+            self._ready.append(connection)
+        if not self._running:
+            self._running = True
+            if at_once:
+                self._turn()
+            else:
+                asyncio.get_running_loop().call_soon(self._turn)
+
+    def _turn(self) -> None:
+        """Take a slice of each waiting connection in turn, for a few milliseconds at most."""
+        ready = self._ready
+        until = monotonic() + TURN
+        desk = self.desk
+        while ready:
+            connection = ready.popleft()
+            connection.scheduled = False
+            if connection.runnable:
+                desk.take(connection, connection.next_slice())
+            if connection.runnable:
+                connection.scheduled = True
+                ready.append(connection)
+            connection.after_slice()
+            if monotonic() > until:
+                break
+        if ready:
+            asyncio.get_running_loop().call_soon(self._turn)
+        else:
+            self._running = False
+
+    def resume(self) -> None:
+        """The flood is over: everybody who waits gets a turn again."""
+        for connection in list(self._connections):
+            connection.after_slice()
+
+    def stop_listening(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+
+    def close(self) -> None:
+        """Let every connection go, what was written to it still being sent."""
+        for connection in list(self._connections):
+            connection.stop_reading()

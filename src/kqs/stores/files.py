@@ -1,0 +1,131 @@
+"""Oversize payloads as files of the data directory.
+
+A file is written under a temporary name, synced, renamed, and its directory synced, before the job that
+refers to it is journaled. Names are random and made here; nothing a caller sends becomes part of a path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from ..core.job import BulkRef
+from ..errors import DiskFull, Internal, NotFound
+
+_NAME = re.compile(r"[0-9a-f]{32}")
+
+
+class FileStore:
+    """See :class:`kqs.ports.BulkStore`.
+
+    Args:
+        directory: where the files go; made when missing.
+        random: gives n random bytes, for names.
+    """
+
+    def __init__(self, directory: str, random: Callable[[int], bytes] = os.urandom) -> None:
+        self._directory = directory
+        self._random = random
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        self._threads = ThreadPoolExecutor(2, "kqs-bulk")
+
+    async def put(self, data: bytes) -> BulkRef:
+        name = self._random(16).hex()
+        work = asyncio.get_running_loop().run_in_executor(self._threads, self._write, name, data)
+        try:
+            digest = await work
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("the disk is full: the payload cannot be stored") from None
+            raise Internal(f"the bulk store failed: {error.strerror}") from None
+        return BulkRef(name, digest, len(data))
+
+    async def get(self, ref: BulkRef) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._read, ref)
+
+    async def delete(self, refs: Sequence[BulkRef]) -> None:
+        await asyncio.get_running_loop().run_in_executor(
+            self._threads, self._remove, [self._path(ref.name) for ref in refs]
+        )
+
+    async def collect(self, wanted: Collection[str], grace: float) -> int:
+        """Remove files no job refers to: what a crash left between storing and accepting.
+
+        Args:
+            wanted: names that are referred to.
+            grace: seconds a file must be old, so that one on its way to its job is left alone.
+
+        Returns:
+            How many were removed.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._collect, wanted, grace)
+
+    async def close(self) -> None:
+        self._threads.shutdown()
+
+    def _path(self, name: str) -> str:
+        if _NAME.fullmatch(name) is None:
+            raise Internal(f"{name!r} is no name of this store")
+        return f"{self._directory}/{name}"
+
+    def _write(self, name: str, data: bytes) -> str:
+        path = self._path(name)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(f"{path}.new", flags, 0o600)
+        try:
+            try:
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(fd, view) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(f"{path}.new", path)
+        except OSError:
+            self._remove([f"{path}.new"])
+            raise
+        folder = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+        return hashlib.sha256(data).hexdigest()
+
+    def _read(self, ref: BulkRef) -> bytes:
+        try:
+            fd = os.open(self._path(ref.name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"the payload {ref.name} is not in the bulk store") from None
+        except OSError as error:
+            raise Internal(f"the bulk store failed: {error.strerror}") from None
+        with open(fd, "rb") as file:
+            data = file.read()
+        if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
+            raise Internal(f"the payload {ref.name} is not what was stored: its SHA-256 differs")
+        return data
+
+    @staticmethod
+    def _remove(paths: Sequence[str]) -> None:
+        for path in paths:
+            try:
+                os.unlink(path)
+            except FileNotFoundError:
+                pass
+
+    def _collect(self, wanted: Collection[str], grace: float) -> int:
+        removed = 0
+        before = time.time() - grace
+        for entry in os.scandir(self._directory):
+            name = entry.name.removesuffix(".new")
+            if _NAME.fullmatch(name) is None or name in wanted:
+                continue
+            if entry.stat(follow_symlinks=False).st_mtime < before:
+                self._remove([entry.path])
+                removed += 1
+        return removed
