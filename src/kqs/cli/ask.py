@@ -59,7 +59,7 @@ def insert(
     url: str | None,
     as_json: bool,
 ) -> None:
-    """Insert a job of TYPE and print its id. DATA is JSON or a JavaScript literal; '-' reads it from stdin."""
+    """Insert a job of TYPE and print its id. DATA is JSON or a JavaScript literal; '-' reads stdin."""
     options = {"prio": prio, "delay": delay, "ttr": ttr, "max_attempts": max_attempts}
     given = {name: value for name, value in options.items() if value is not None}
     payload: Any = None

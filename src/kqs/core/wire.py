@@ -267,7 +267,7 @@ def encode_reply(id_part: bytes, value: bytes) -> bytes:
 
 
 def encode_empty_reply(id_part: bytes) -> bytes:
-    """A last reply without a value: JavaScript's ``undefined``; npm's client calls back because of the ``e``."""
+    """A last reply without a value, JavaScript's ``undefined``; its ``e`` makes npm's client call back."""
     return b'{"v":1,%b"e":null,"s":"end"}\n' % id_part
 
 

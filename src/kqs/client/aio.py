@@ -1,0 +1,268 @@
+"""The asyncio client."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from ..core.wire import Reply
+from ..errors import CallTimeout, ConnectionFailed, KQSError
+from . import session as sessions
+from .backoff import Backoff
+from .session import NO_ARGUMENT, Session, encode_argument
+from .url import Address, parse
+
+
+class AsyncClient:
+    """Calls a KQS server from asyncio: any number of calls at once over one connection.
+
+    Args:
+        url: ``kqs://HOST:PORT``, ``kqs+unix:PATH``, several separated by commas (tried in turn); None for
+            ``KQS_URL`` or the local server.
+        token: for servers that want one; None for ``KQS_TOKEN``.
+        timeout: seconds a call may take, connecting included, unless it says otherwise.
+
+    Raises:
+        ConfigError: the URL can't be read.
+    """
+
+    def __init__(self, url: str | None = None, *, token: str | None = None, timeout: float = 10.0) -> None:
+        self._addresses = parse(url)
+        self._token = token or os.environ.get("KQS_TOKEN")
+        self._timeout = timeout
+        self._link: _Link | None = None
+        self._connecting = asyncio.Lock()
+        self._next = 0
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connection; calls without a reply fail. The next call opens another."""
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()
+            await link.closed
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        name: str,
+        argument: Any = NO_ARGUMENT,
+        *,
+        blob: bytes | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make a call and return the value of its reply (the last one, where it has several).
+
+        Args:
+            name: the call.
+            argument: what JSON can hold; left out for none.
+            blob: binary argument.
+            timeout: seconds, instead of the client's.
+
+        Raises:
+            CallError: the server refused it; the subclass says why.
+            ConnectionFailed: no server was reached, or the connection was lost (``sent`` tells).
+            CallTimeout: no reply in time; the outcome is unknown.
+        """
+        replies = [reply async for reply in self._replies(name, encode_argument(argument), blob, timeout)]
+        return replies[-1].value()
+
+    async def stream(
+        self, name: str, argument: Any = NO_ARGUMENT, *, timeout: float | None = None
+    ) -> AsyncIterator[Any]:
+        """Make a call that answers several times; yields each value.
+
+        Args:
+            name, argument: as :meth:`call`.
+            timeout: seconds for each reply.
+        """
+        async for reply in self._replies(name, encode_argument(argument), None, timeout):
+            if reply.last and not reply.m and not reply.e and reply.b is None:
+                return
+            yield reply.value()
+
+    async def _replies(
+        self, name: str, argument: bytes, blob: bytes | None, timeout: float | None
+    ) -> AsyncIterator[Reply]:
+        seconds = self._timeout if timeout is None else timeout
+        where: object = "no server"
+        try:
+            async with asyncio.timeout(seconds):
+                link = await self._connected()
+                where = link.address
+                queue, id = link.send(name, argument, blob)
+        except TimeoutError:
+            raise ConnectionFailed(
+                f"no KQS server reached within {seconds:g} s; is 'kqs serve' running?"
+            ) from None
+        try:
+            while True:
+                try:
+                    async with asyncio.timeout(seconds):
+                        reply = await queue.get()
+                except TimeoutError:
+                    raise CallTimeout(
+                        f"{where}: no reply to {name} within {seconds:g} s; whether it was done is unknown"
+                    ) from None
+                if isinstance(reply, KQSError):
+                    raise reply
+                if reply is None:
+                    raise ConnectionFailed(sessions.lost_message(where, name), sent=True)
+                yield reply
+                if reply.last:
+                    return
+        finally:
+            link.forget(id)
+
+    async def insert(self, type: str, data: Any = None, **options: Any) -> str:
+        """Insert a job; returns its id. When this returns, the job is on the server's disk.
+
+        Args:
+            type: routes it to its handler.
+            data: what JSON can hold, or bytes.
+            options: prio, delay, ttr, max_attempts, retry.
+        """
+        job, blob = sessions.insert_call(type, data, options)
+        return str((await self.call("insert", job, blob=blob))["id"])
+
+    async def insert_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Insert up to 10,000 jobs, all or none; returns their ids in order."""
+        return list((await self.call("insert", sessions.batch_argument(jobs)))["ids"])
+
+    async def ping(self) -> str:
+        return str(await self.call("ping"))
+
+    async def echo(self, value: Any) -> Any:
+        """Returns what it is given; bytes as bytes."""
+        if isinstance(value, bytes):
+            return await self.call("echo", blob=value)
+        return await self.call("echo", value)
+
+    async def stats(self) -> dict[str, Any]:
+        return dict(await self.call("stats"))
+
+    async def health(self) -> dict[str, Any]:
+        return dict(await self.call("health"))
+
+    async def job(self, id: str, *, data: bool = False) -> dict[str, Any]:
+        """A job as shown; raises NotFound."""
+        return dict(await self.call("job", {"id": id, "data": data}))
+
+    async def quit(self, grace: float = 30.0) -> None:
+        """Ask the server to finish what runs, for ``grace`` seconds at most, and to exit."""
+        await self.call("quit", {"grace": grace})
+
+    # -- the connection -------------------------------------------------------------------------
+
+    async def _connected(self) -> _Link:
+        """The open connection, or a new one; servers are tried in turn until the caller's timeout."""
+        async with self._connecting:
+            if self._link is not None and not self._link.lost:
+                return self._link
+            backoff = Backoff(random.random)
+            while True:
+                for _ in self._addresses:
+                    address = self._addresses[self._next % len(self._addresses)]
+                    try:
+                        self._link = await self._open(address)
+                        return self._link
+                    except OSError:
+                        self._next += 1
+                await asyncio.sleep(backoff.next())
+
+    async def _open(self, address: Address) -> _Link:
+        loop = asyncio.get_running_loop()
+        if address.path is not None:
+            _transport, link = await loop.create_unix_connection(lambda: _Link(address), address.path)
+        else:
+            _transport, link = await loop.create_connection(
+                lambda: _Link(address), address.host, address.port
+            )
+        if self._token is not None:
+            queue, _id = link.send("auth", encode_argument({"token": self._token}), None)
+            reply = await queue.get()
+            if not isinstance(reply, Reply):
+                raise ConnectionResetError(f"{address}: closed while authenticating")
+            reply.value()
+        return link
+
+
+_Queue = asyncio.Queue["Reply | KQSError | None"]
+
+
+class _Link(asyncio.Protocol):
+    """One connection. Calls made in one turn of the loop leave in one write."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self.lost = False
+        self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._session = Session()
+        self._queues: dict[str, _Queue] = {}
+        self._out: list[bytes] = []
+        self._transport: asyncio.Transport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's is no subclass of asyncio's
+
+    def send(self, name: str, argument: bytes, blob: bytes | None) -> tuple[_Queue, str]:
+        """Send a call; its replies come to the queue, None when the connection is lost."""
+        id, data = self._session.call(name, argument, blob)
+        queue: _Queue = asyncio.Queue()
+        if self.lost:
+            queue.put_nowait(None)
+            return queue, id
+        self._queues[id] = queue
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(data)
+        return queue, id
+
+    def _flush(self) -> None:
+        if self._transport is not None and not self.lost:
+            self._transport.write(b"".join(self._out))
+        self._out.clear()
+
+    def forget(self, id: str) -> None:
+        self._session.forget(id)
+        self._queues.pop(id, None)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for id, reply in self._session.feed(data):
+                if not id:
+                    reply.value()
+                elif (queue := self._queues.get(id)) is not None:
+                    queue.put_nowait(reply)
+        except KQSError as error:
+            self._fail(error)
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        self._fail(None)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    def _fail(self, error: KQSError | None) -> None:
+        """Everybody waiting learns that no reply will come."""
+        for queue in self._queues.values():
+            queue.put_nowait(error)
+        self._queues.clear()
+
+    def close(self) -> None:
+        self.lost = True
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,272 @@
+"""``@app.job``: a function becomes a job type, and stays a function.
+
+``data``'s members are the function's keyword arguments, converted to their annotations on both sides: before
+the job is sent, so that a mistake shows where it is made, and before it runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+import msgspec
+
+from ..core.handler import Job
+from ..core.job import DEFAULT_TTR, MAX_TYPE_BYTES, PRIOS, JobDefaults, Prio
+from ..core.outcome import Fail
+from ..core.retry import RetryPolicy
+from ..errors import ConfigError
+from .aio import AsyncClient
+from .blocking import Client
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class App:
+    """A set of job types and the functions that run them.
+
+    Args:
+        url: the server ``enqueue`` inserts at; None for ``KQS_URL`` or the local one.
+        token: for servers that want one; None for ``KQS_TOKEN``.
+
+    Attributes:
+        jobs: the declared jobs, by type.
+    """
+
+    def __init__(self, url: str | None = None, *, token: str | None = None) -> None:
+        self.jobs: dict[str, JobFunction[Any, Any]] = {}
+        self._url = url
+        self._token = token
+        self._client: Client | None = None
+
+    @overload
+    def job(self, type: Callable[P, R]) -> JobFunction[P, R]: ...
+
+    @overload
+    def job(
+        self,
+        type: str | None = None,
+        *,
+        prio: Prio = ...,
+        ttr: float = ...,
+        max_attempts: int = ...,
+        retry: RetryPolicy | Mapping[str, Any] | None = ...,
+    ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
+
+    def job(
+        self,
+        type: str | Callable[P, R] | None = None,
+        *,
+        prio: Prio = "normal",
+        ttr: float = DEFAULT_TTR,
+        max_attempts: int = 0,
+        retry: RetryPolicy | Mapping[str, Any] | None = None,
+    ) -> JobFunction[P, R] | Callable[[Callable[P, R]], JobFunction[P, R]]:
+        """Declare a job: ``@app.job("image.thumbnail", ttr=60)``.
+
+        Args:
+            type: the job type, 1..197 bytes; the function's name when left out.
+            prio: urgent, high, normal, low or bulk.
+            ttr: seconds an attempt may take.
+            max_attempts: attempts after which it is buried; 0 for no limit.
+            retry: how long to wait between attempts.
+
+        Raises:
+            ConfigError: a setting is wrong, or the type is declared already.
+        """
+        if callable(type):
+            return self.job()(type)
+        try:
+            settings = JobDefaults(
+                msgspec.convert(prio, Prio),
+                msgspec.convert(ttr, typing.Annotated[float, msgspec.Meta(gt=0)]),
+                msgspec.convert(max_attempts, typing.Annotated[int, msgspec.Meta(ge=0)]),
+                retry if isinstance(retry, RetryPolicy) else msgspec.convert(retry or {}, RetryPolicy),
+            )
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"job {type!r}: {error}; prio is one of {', '.join(PRIOS)}") from None
+
+        def declare(function: Callable[P, R]) -> JobFunction[P, R]:
+            name = type or function.__name__
+            if not 1 <= len(name.encode()) <= MAX_TYPE_BYTES:
+                raise ConfigError(f"job type {name!r} must have 1 to {MAX_TYPE_BYTES} bytes")
+            if name in self.jobs:
+                raise ConfigError(f"job type {name!r} is declared twice")
+            made = JobFunction(self, name, function, settings)
+            self.jobs[name] = made
+            return made
+
+        return declare
+
+    @property
+    def client(self) -> Client:
+        """The client ``enqueue`` uses."""
+        if self._client is None:
+            self._client = Client(self._url, token=self._token)
+        return self._client
+
+    def async_client(self) -> AsyncClient:
+        """A new asyncio client for the same server."""
+        return AsyncClient(self._url, token=self._token)
+
+
+class JobFunction(Generic[P, R]):
+    """A declared job: calling it calls the function, here and now.
+
+    Attributes:
+        type: the job type.
+        settings: what the type's jobs get that do not say.
+    """
+
+    def __init__(self, app: App, type: str, function: Callable[P, R], settings: JobDefaults) -> None:
+        functools.update_wrapper(self, function)
+        self.type = type
+        self.settings = settings
+        self._app = app
+        self._function = function
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return self._function(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<JobFunction {self.type!r}>"
+
+    def enqueue(self, **data: Any) -> str:
+        """Insert a job with these arguments; returns its id.
+
+        Raises:
+            TypeError: the arguments do not fit the function; names the field.
+            CallError, ConnectionFailed: see :meth:`kqs.Client.call`.
+        """
+        return self.using().enqueue(**data)
+
+    async def enqueue_async(self, **data: Any) -> str:
+        """:meth:`enqueue` for asyncio."""
+        return await self.using().enqueue_async(**data)
+
+    def using(
+        self,
+        *,
+        prio: Prio | None = None,
+        delay: float | None = None,
+        ttr: float | None = None,
+        max_attempts: int | None = None,
+    ) -> Prepared:
+        """The same job with other settings: ``thumbnail.using(prio="high").enqueue(path=..)``.
+
+        Args:
+            prio: urgent, high, normal, low or bulk.
+            delay: seconds before it may run.
+            ttr: seconds an attempt may take.
+            max_attempts: attempts after which it is buried; 0 for no limit.
+        """
+        own, plain = self.settings, JobDefaults()
+        options: dict[str, Any] = {"prio": own.prio, "ttr": own.ttr, "max_attempts": own.max_attempts}
+        if own.retry != plain.retry:
+            options["retry"] = own.retry
+        chosen = {"prio": prio, "delay": delay, "ttr": ttr, "max_attempts": max_attempts}
+        options |= {name: value for name, value in chosen.items() if value is not None}
+        return Prepared(self._app, self, options)
+
+    # -- arguments ------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _parameters(self) -> tuple[str | None, type[msgspec.Struct] | None, str | None]:
+        """(parameter that takes the Job, Struct of the data's members, parameter that takes bytes), or None."""
+        job_parameter: str | None = None
+        fields: list[Any] = []
+        hints = typing.get_type_hints(self._function, include_extras=True)
+        for name, parameter in inspect.signature(self._function).parameters.items():
+            hint = hints.get(name, Any)
+            if parameter.kind is parameter.VAR_KEYWORD:
+                return job_parameter, None, None
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+                raise ConfigError(f"job {self.type!r}: parameter {name!r} can't be given by name")
+            if hint is Job:
+                job_parameter = name
+            elif parameter.default is parameter.empty:
+                fields.append((name, hint))
+            else:
+                fields.append((name, hint, msgspec.field(default_factory=_constant(parameter.default))))
+        struct = msgspec.defstruct(f"{self.type} data", fields, forbid_unknown_fields=True, kw_only=True)
+        binary = fields[0][0] if len(fields) == 1 and fields[0][1] is bytes else None
+        return job_parameter, struct, binary
+
+    def arguments(self, data: Any) -> dict[str, Any]:
+        """The keyword arguments for a payload.
+
+        Args:
+            data: a dict of the members, or bytes for a function with one ``bytes`` parameter.
+
+        Raises:
+            TypeError: it does not fit; the message names the field.
+        """
+        _job, struct, binary = self._parameters
+        if isinstance(data, bytes):
+            if binary is None:
+                raise TypeError(f"{self.type}: the payload is bytes, and no single parameter takes bytes")
+            return {binary: data}
+        if data is None:
+            data = {}
+        if not isinstance(data, dict):
+            raise TypeError(f"{self.type}: data must be an object, its members are the arguments")
+        if struct is None:
+            return data
+        try:
+            made = msgspec.convert(data, struct, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"{self.type}: {error}") from None
+        return {name: getattr(made, name) for name in struct.__struct_fields__}
+
+    def run(self, job: Job) -> Any:
+        """Run the function for a job (a coroutine when it is async).
+
+        Raises:
+            Fail: the payload does not fit the function: running it again would not help.
+        """
+        try:
+            arguments = self.arguments(job.data)
+        except TypeError as error:
+            raise Fail(str(error)) from None
+        job_parameter = self._parameters[0]
+        if job_parameter is not None:
+            arguments[job_parameter] = job
+        return self._function(**arguments)  # type: ignore[call-arg]
+
+
+class Prepared:
+    """A job with its settings chosen; made by :meth:`JobFunction.using`."""
+
+    def __init__(self, app: App, function: JobFunction[Any, Any], options: dict[str, Any]) -> None:
+        self._app = app
+        self._function = function
+        self._options = options
+
+    def _payload(self, data: dict[str, Any]) -> Any:
+        """What travels: checked against the function, bytes alone as bytes."""
+        if len(data) == 1:
+            (value,) = data.values()
+            if isinstance(value, bytes) and self._function.arguments(value).keys() == data.keys():
+                return value
+        plain = msgspec.to_builtins(data, str_keys=True)
+        self._function.arguments(plain)
+        return plain
+
+    def enqueue(self, **data: Any) -> str:
+        """See :meth:`JobFunction.enqueue`."""
+        return self._app.client.insert(self._function.type, self._payload(data), **self._options)
+
+    async def enqueue_async(self, **data: Any) -> str:
+        """See :meth:`JobFunction.enqueue_async`."""
+        payload = self._payload(data)
+        async with self._app.async_client() as client:
+            return await client.insert(self._function.type, payload, **self._options)
+
+
+def _constant(value: Any) -> Callable[[], Any]:
+    """A default_factory that always gives the same value: a parameter's default, as Python has it."""
+    return lambda: value

@@ -1,0 +1,267 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from time import monotonic, sleep
+from types import TracebackType
+from typing import Any
+
+from ..core.wire import Reply
+from ..errors import CallTimeout, ConnectionFailed, ProtocolError, TooLarge
+from . import session as sessions
+from .backoff import Backoff
+from .session import NO_ARGUMENT, Session, encode_argument
+from .url import Address, parse
+
+
+class Client:
+    """Calls a KQS server; blocking, safe to share between threads (one call at a time) and across fork.
+
+    Args:
+        url: ``kqs://HOST:PORT``, ``kqs+unix:PATH``, several separated by commas (tried in turn); None for
+            ``KQS_URL`` or the local server.
+        token: for servers that want one; None for ``KQS_TOKEN``.
+        timeout: seconds a call may take, connecting included, unless it says otherwise.
+
+    Raises:
+        ConfigError: the URL can't be read.
+    """
+
+    def __init__(self, url: str | None = None, *, token: str | None = None, timeout: float = 10.0) -> None:
+        self._addresses = parse(url)
+        self._token = token or os.environ.get("KQS_TOKEN")
+        self._timeout = timeout
+        self._lock = threading.RLock()
+        self._socket: socket.socket | None = None
+        self._session = Session()
+        self._address: Address = self._addresses[0]
+        self._pid = os.getpid()
+        self._next = 0
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        with self._lock:
+            self._drop()
+
+    # -- calls ----------------------------------------------------------------------------------
+
+    def call(
+        self,
+        name: str,
+        argument: Any = NO_ARGUMENT,
+        *,
+        blob: bytes | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Make a call and return the value of its reply (the last one, where it has several).
+
+        Args:
+            name: the call.
+            argument: what JSON can hold; left out for none.
+            blob: binary argument.
+            timeout: seconds, instead of the client's.
+
+        Raises:
+            CallError: the server refused it; the subclass says why.
+            ConnectionFailed: no server was reached, or the connection was lost (``sent`` tells).
+            CallTimeout: no reply in time; the outcome is unknown.
+        """
+        replies = self._exchange([(name, encode_argument(argument), blob)], timeout)
+        return replies[0].value()
+
+    def call_many(self, calls: Sequence[tuple[str, Any]], *, timeout: float | None = None) -> list[Any]:
+        """Make many calls at once, pipelined; returns each one's value, or its CallError, in order.
+
+        Args:
+            calls: (name, argument) each; ``kqs.client.session.NO_ARGUMENT`` for none.
+            timeout: seconds for all together.
+
+        Raises:
+            ConnectionFailed, CallTimeout: as :meth:`call`.
+        """
+        from ..errors import CallError
+
+        replies = self._exchange([(name, encode_argument(arg), None) for name, arg in calls], timeout)
+        values: list[Any] = []
+        for reply in replies:
+            try:
+                values.append(reply.value())
+            except CallError as error:
+                values.append(error)
+        return values
+
+    def insert(self, type: str, data: Any = None, **options: Any) -> str:
+        """Insert a job; returns its id. When this returns, the job is on the server's disk.
+
+        Args:
+            type: routes it to its handler.
+            data: what JSON can hold, or bytes.
+            options: prio, delay, ttr, max_attempts, retry.
+        """
+        job, blob = sessions.insert_call(type, data, options)
+        return str(self.call("insert", job, blob=blob)["id"])
+
+    def insert_many(self, jobs: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Insert up to 10,000 jobs, all or none; returns their ids in order.
+
+        Args:
+            jobs: each ``{"type": .., "data": ..,  ..}``.
+        """
+        return list(self.call("insert", sessions.batch_argument(jobs))["ids"])
+
+    def ping(self) -> str:
+        return str(self.call("ping"))
+
+    def echo(self, value: Any) -> Any:
+        """Returns what it is given; bytes as bytes."""
+        return self.call("echo", blob=value) if isinstance(value, bytes) else self.call("echo", value)
+
+    def stats(self) -> dict[str, Any]:
+        return dict(self.call("stats"))
+
+    def health(self) -> dict[str, Any]:
+        return dict(self.call("health"))
+
+    def job(self, id: str, *, data: bool = False) -> dict[str, Any]:
+        """A job as shown; raises NotFound."""
+        return dict(self.call("job", {"id": id, "data": data}))
+
+    def quit(self, grace: float = 30.0) -> None:
+        """Ask the server to finish what runs, for ``grace`` seconds at most, and to exit."""
+        self.call("quit", {"grace": grace})
+
+    # -- the connection -------------------------------------------------------------------------
+
+    def _exchange(self, calls: list[tuple[str, bytes, bytes | None]], timeout: float | None) -> list[Reply]:
+        """Send calls and collect their last replies."""
+        deadline = monotonic() + (self._timeout if timeout is None else timeout)
+        with self._lock:
+            self._connect(deadline)
+            ids: dict[str, int] = {}
+            out = []
+            for position, (name, argument, blob) in enumerate(calls):
+                id, data = self._session.call(name, argument, blob)
+                ids[id] = position
+                out.append(data)
+            replies: list[Reply | None] = [None] * len(calls)
+            try:
+                self._converse(b"".join(out), ids, replies, deadline)
+            except TimeoutError:
+                self._drop()
+                raise CallTimeout(
+                    f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
+                ) from None
+            except (OSError, ProtocolError, TooLarge) as error:
+                self._drop()
+                if isinstance(error, OSError):
+                    raise ConnectionFailed(
+                        f"{sessions.lost_message(self._address, calls[0][0])} ({error})", sent=True
+                    ) from None
+                raise
+            return [reply for reply in replies if reply is not None]
+
+    def _converse(
+        self, out: bytes, ids: dict[str, int], replies: list[Reply | None], deadline: float
+    ) -> None:
+        """Send and receive at the same time, so that neither side waits for the other's full buffer."""
+        sock = self._socket
+        assert sock is not None
+        view = memoryview(out)
+        left = len(ids)
+        while left:
+            seconds = deadline - monotonic()
+            if seconds <= 0:
+                raise TimeoutError
+            if view:
+                sock.settimeout(min(seconds, 0.02))
+                try:
+                    view = view[sock.send(view) :]
+                    if view:
+                        sock.settimeout(0.0)
+                    else:
+                        continue
+                except TimeoutError:
+                    pass
+            else:
+                sock.settimeout(seconds)
+            try:
+                data = sock.recv(1 << 18)
+            except (BlockingIOError, InterruptedError):
+                continue
+            except TimeoutError:
+                if view:
+                    continue
+                raise
+            if not data:
+                raise ConnectionResetError("the server closed the connection")
+            for id, reply in self._session.feed(data):
+                if not id:
+                    reply.value()  # an error for the connection as a whole: raises
+                elif reply.last:
+                    replies[ids[id]] = reply
+                    left -= 1
+
+    def _connect(self, deadline: float) -> None:
+        """Be connected, trying the servers in turn until the deadline."""
+        if self._pid != os.getpid():
+            self._socket = (
+                None  # the parent's; closing our copy would not hurt it, but its replies are its own
+            )
+            self._pid = os.getpid()
+        if self._socket is not None:
+            return
+        backoff = Backoff(random.random)
+        failures: dict[str, str] = {}
+        while True:
+            for _ in self._addresses:
+                address = self._addresses[self._next % len(self._addresses)]
+                try:
+                    self._open(address, deadline)
+                    return
+                except OSError as error:
+                    failures[str(address)] = error.strerror or str(error) or type(error).__name__
+                    self._next += 1
+            pause = backoff.next()
+            if monotonic() + pause >= deadline:
+                tried = ", ".join(f"{where} ({why})" for where, why in failures.items())
+                raise ConnectionFailed(f"no KQS server reached: {tried}; is 'kqs serve' running?")
+            sleep(pause)
+
+    def _open(self, address: Address, deadline: float) -> None:
+        seconds = max(0.001, deadline - monotonic())
+        if address.path is not None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(seconds)
+            try:
+                sock.connect(address.path)
+            except BaseException:
+                sock.close()
+                raise
+        else:
+            sock = socket.create_connection((address.host, address.port), timeout=seconds)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._socket, self._session, self._address = sock, Session(), address
+        if self._token is not None:
+            try:
+                self.call("auth", {"token": self._token}, timeout=seconds)
+            except BaseException:
+                self._drop()
+                raise
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
