@@ -82,6 +82,7 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     max_attempts: int = 0
     retry: RetryPolicy | None = None
     bulk: BulkRef | None = None
+    key: str | None = None
 
 
 NO_OPTIONS: Final = JobOptions()
@@ -202,12 +203,14 @@ def parse_job(
     if (
         job.max_attempts is not UNSET
         or job.retry is not UNSET
+        or job.key is not UNSET
         or defaults.max_attempts
         or defaults.retry != _PLAIN_RETRY
     ):
         options = JobOptions(
             max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
             retry=defaults.retry if job.retry is UNSET else job.retry,
+            key=None if job.key is UNSET else job.key,
         )
     if (
         job.key is not UNSET

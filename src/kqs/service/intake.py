@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ..core.job import BulkRef, JobOptions, NewJob
+from ..core.job import BulkRef, NewJob
 from ..core.wire import encode_error, encode_reply
 from ..errors import CallError, Internal, JournalFailed
-from ..ports import BulkStore, Engine
+from ..ports import BulkStore, Engine, Inserted
 from .calllog import CallLog
 from .metrics import Metrics
 
@@ -57,7 +57,7 @@ class Intake:
         self._calls: list[_Call] = []
         self._begun = 0.0
         self._scheduled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.unsynced = 0
         #: Called once, when what waited for the disk is durable; set by the server while it holds up reading.
         self.on_drained: Callable[[], None] | None = None
@@ -120,7 +120,7 @@ class Intake:
             self._jobs, self._calls = [], []
             self._spawn(self._put(jobs, calls, self._begun))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -135,23 +135,30 @@ class Intake:
                 if len(job.data) > self._threshold:
                     ref = await self._bulk.put(job.data)
                     stored.append(ref)
-                    options = JobOptions(job.options.max_attempts, job.options.retry, ref)
+                    options = msgspec.structs.replace(job.options, bulk=ref)
                     jobs[position] = NewJob(job.type, b"", job.binary, job.prio, job.delay, job.ttr, options)
         except CallError as error:
             await self._bulk.delete(stored)
             self._refuse([call], error, begun)
             return
-        await self._put(jobs, [call], begun)
+        inserted = await self._put(jobs, [call], begun)
+        unused = range(len(jobs)) if inserted is None else inserted.duplicates
+        refs = [bulk for position in unused if (bulk := jobs[position].options.bulk) is not None]
+        if refs:
+            await self._bulk.delete(refs)
 
-    async def _put(self, jobs: list[NewJob], calls: list[_Call], begun: float) -> None:
+    async def _put(self, jobs: list[NewJob], calls: list[_Call], begun: float) -> Inserted | None:
+        """Put a batch into the engine and answer its calls; None when it was refused."""
         try:
-            ids = (await self._engine.put(jobs)).ids
+            inserted = await self._engine.put(jobs)
         except CallError as error:
             self._refuse(calls, error, begun)
-            return
+            return None
         except JournalFailed as failure:
+            # What was stored stays: the job may be there after a restart.
             self._refuse(calls, Internal(f"{failure}; whether the job was accepted is unknown"), begun)
-            return
+            return Inserted([])
+        ids, duplicates = inserted.ids, inserted.duplicates
         replies: dict[Connection, list[bytes]] = {}
         last: Connection | None = None
         out: list[bytes] = []
@@ -161,7 +168,9 @@ class Intake:
                 last = connection
                 out = replies.setdefault(connection, [])
             size += call_size
-            if count == 0:
+            if duplicates:
+                out.append(encode_reply(id_part, _with_duplicates(inserted, first, count)))
+            elif count == 0:
                 out.append(b'{"v":1,%b"e":null,"s":"end","m":{"id":"%b"}}\n' % (id_part, ids[first].encode()))
             else:
                 out.append(
@@ -174,6 +183,7 @@ class Intake:
         latency, duration = begun - call.received, monotonic() - begun
         self._metrics.done("insert", latency, duration, len(calls))
         self._log.note("insert", call.connection.peer, latency, duration, call.size, times=len(calls))
+        return inserted
 
     def _refuse(self, calls: list[_Call], error: CallError, begun: float) -> None:
         duration = monotonic() - begun
@@ -196,3 +206,16 @@ class Intake:
         self.flush()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
+
+
+def _with_duplicates(inserted: Inserted, first: int, count: int) -> bytes:
+    """A call's reply where some call of its batch met a known idempotency key."""
+    if count == 0:
+        reply: dict[str, object] = {"id": inserted.ids[first]}
+        if first in inserted.duplicates:
+            reply["duplicate"] = True
+    else:
+        reply = {"ids": inserted.ids[first : first + count]}
+        if own := [position - first for position in inserted.duplicates if first <= position < first + count]:
+            reply["duplicates"] = own
+    return msgspec.json.encode(reply)
