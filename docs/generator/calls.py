@@ -48,5 +48,5 @@ def roles() -> str:
     ]
     for name, allowed in ALLOWED.items():
         marks = ("yes" if role == "admin" or role in allowed else "" for role in ROLES)
-        lines.append(f"| [`{name}`](#{name}) | {' | '.join(marks)} |")
+        lines.append(f"| `{name}` | {' | '.join(marks)} |")
     return "\n".join(lines) + "\n"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import re
 
@@ -28,18 +27,10 @@ def page() -> str:
     context = click.Context(main.cli, info_name="kqs")
     parts = [HEAD]
     for name in main.cli.list_commands(context):
-        if not _is_there(name):
-            continue
         command = main.cli.get_command(context, name)
         assert command is not None, name
         parts += _sections(command, f"kqs {name}")
     return "".join(parts)
-
-
-def _is_there(name: str) -> bool:
-    """Whether the command's module is in this tree."""
-    module = main._COMMANDS[name][0]
-    return importlib.util.find_spec(f"kqs.cli.{module}") is not None
 
 
 def _sections(command: click.Command, path: str) -> list[str]:
@@ -88,8 +79,14 @@ def _row(option: click.Option) -> str:
             name += " " + (option.metavar or kind.name.upper().split()[0])
     meaning = (option.help or "").rstrip(".")
     if isinstance(kind, click.IntRange):
-        meaning += f", {kind.min:,} to {kind.max:,}"
+        meaning += f", {_range(kind)}"
     if option.show_default and option.default is not None:
         meaning += f" [{option.default}]"
     name = name.replace("|", "\\|")
     return f"| `{name}` | {f'`{option.envvar}`' if option.envvar else ''} | {meaning.strip()} |"
+
+
+def _range(kind: click.IntRange) -> str:
+    if kind.max is None:
+        return f"{kind.min:,} or more"
+    return f"{kind.min:,} to {kind.max:,}"
