@@ -52,7 +52,10 @@ class Server:
         self._readers = [threading.Thread(target=self._read_log), threading.Thread(target=self._read_output)]
         for reader in self._readers:
             reader.start()
-        assert self._ready.wait(PATIENCE) and self.port, "".join(self.log)
+        if not self._ready.wait(PATIENCE) or not self.port:
+            self.process.kill()
+            self.stop()
+            pytest.fail(f"{command}: {''.join(self.log)}")
 
     def _read_output(self) -> None:
         assert self.process.stdout is not None
@@ -110,7 +113,10 @@ class Page:
             if block.kind is not None:
                 getattr(self, f"run_{block.kind.replace('-', '_')}")(block)
         if self._missing:
-            pytest.skip(f"all but the examples for {', '.join(sorted(self._missing))}, not installed")
+            text = f"examples not run: {', '.join(sorted(self._missing))} not installed"
+            if os.environ.get("CI"):
+                pytest.fail(text)
+            pytest.skip(text)
 
     def close(self) -> None:
         if self._server is not None:
