@@ -228,13 +228,18 @@ class Index:
     def take(self, types: Collection[str], limit: int) -> list[LiveJob]:
         """The next jobs to lease; the caller leases every one of them."""
         live = self.live
+        taken: dict[int, LiveJob] = {}
 
         def still_ready(number: int, prio: int) -> bool:
             job = live.get(number)
-            return job is not None and job.state is READY and job.prio == prio
+            # A job that was queued, left and came back stands in the queue twice.
+            if job is None or job.state is not READY or job.prio != prio or number in taken:
+                return False
+            taken[number] = job
+            return True
 
-        numbers = self._ready.pop(types, limit, still_ready)
-        return [live[number] for number in dict.fromkeys(numbers)]
+        self._ready.pop(types, limit, still_ready)
+        return list(taken.values())
 
     def next_wake(self) -> int | None:
         """The earliest time :meth:`release_due` or :meth:`pop_expired` has something to do."""
