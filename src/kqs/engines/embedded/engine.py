@@ -585,14 +585,23 @@ _OK = msgspec.json.encode(EventOptions(outcome="ok"))
 
 
 def _error(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:
-    """A job's last error as shown, bounded so that it fits an entry's options."""
+    """A job's last error as shown.
+
+    Ensures: it can be written as JSON and fits an entry's options (65,535 bytes) even if JSON escapes every
+    character, which takes 6 bytes each.
+    """
     if not isinstance(reason, Reason):
         reason = Reason(reason or kind, kind)
     error: dict[str, Any] = {
-        "message": reason.message[:4000],
-        "kind": (reason.kind or kind)[:200],
+        "message": _unicode(reason.message[:4000]),
+        "kind": _unicode((reason.kind or kind)[:200]),
         "at": iso(now),
     }
     if reason.traceback:
-        error["traceback"] = reason.traceback[-8000:]
+        error["traceback"] = _unicode(reason.traceback[-6000:])
     return error
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which file names in exceptions may have."""
+    return text.encode("utf-8", "replace").decode()
