@@ -80,6 +80,7 @@ class Journal:
         self._end = recovered.end
         self._frame = recovered.frame
         self._crc = recovered.crc
+        self._broken = False
         # The loop's state.
         self.next_sequence = recovered.next_sequence
         self.synced_sequence = recovered.next_sequence - 1
@@ -182,6 +183,20 @@ class Journal:
         if self._in_flight is None:
             self._commit()
 
+    def _submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        """Give work to the thread; after a failure there it is not done (ADR 0001, rule 4)."""
+
+        def guarded() -> Any:
+            if self._broken:
+                raise OSError(errno.EIO, "not tried, as an earlier operation had failed")
+            try:
+                return work()
+            except BaseException:
+                self._broken = True
+                raise
+
+        self._executor.submit(guarded, done)
+
     def _commit(self) -> None:
         """Send what is pending to the thread, as one frame."""
         batch, size, following = self._pending, 0, self._pending[0].sequence
@@ -195,7 +210,7 @@ class Journal:
             self._pending = []
         self._in_flight = batch
         self._idle.clear()
-        self._executor.submit(lambda: self._t_write(batch), self._committed)
+        self._submit(lambda: self._t_write(batch), self._committed)
 
     def _committed(self, result: tuple[Location, int, int, int] | None, error: BaseException | None) -> None:
         batch = self._in_flight
@@ -283,7 +298,7 @@ class Journal:
             del self._sealed_bytes[number]
             if (reader := self._readers.pop(number, None)) is not None:
                 reader.close()
-        self._executor.submit(lambda: self._t_drop(segment), self._dropped)
+        self._submit(lambda: self._t_drop(segment), self._dropped)
 
     def _dropped(self, _result: Any, error: BaseException | None) -> None:
         if error is not None and self.failed is None:
@@ -304,7 +319,7 @@ class Journal:
         }
 
     def _submit_spare(self) -> None:
-        self._executor.submit(self._t_spare, self._spared)
+        self._submit(self._t_spare, self._spared)
 
     def _spared(self, made: bool | None, error: BaseException | None) -> None:
         self.has_spare = bool(made)
