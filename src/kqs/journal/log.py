@@ -400,15 +400,18 @@ class Journal:
         path = f"{self._folder}/{SPARE}"
         if SPARE in self._disk.listdir(self._folder):
             self._disk.unlink(path)
-        file = self._disk.open(path, create=True)
         try:
-            file.allocate(self._segment_size)
-            file.datasync()
+            file = self._disk.open(path, create=True)
+            try:
+                file.allocate(self._segment_size)
+                file.datasync()
+            except OSError:
+                self._disk.unlink(path)
+                raise
+            finally:
+                file.close()
         except OSError as error:
-            self._disk.unlink(path)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 return False
             raise
-        finally:
-            file.close()
         return True
