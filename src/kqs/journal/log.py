@@ -282,9 +282,11 @@ class Journal:
             if len(self._readers) >= 64:
                 self._readers.pop(next(iter(self._readers))).close()
             reader = self._readers[segment] = self._disk.open(f"{self._folder}/{name}")
-        entry = reader.pread(size, offset)
         try:
+            entry = reader.pread(size, offset)
             record.check_entry(entry)
+        except OSError as error:
+            raise DamagedJournal(name, offset, None, f"it cannot be read: {error.strerror}") from None
         except Damaged as damage:
             raise DamagedJournal(name, offset, None, damage.what) from None
         return entry

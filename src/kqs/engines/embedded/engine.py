@@ -170,7 +170,7 @@ class EmbeddedEngine:
             try:
                 jobs.append((job, self._payload(job)))
             except DamagedJournal as damage:
-                await self._bury_damaged(job, damage)
+                self._bury_damaged(job, damage)
         if not jobs:
             return []
         now = self._clock.now()
@@ -218,11 +218,16 @@ class EmbeddedEngine:
         journal.append_unwaited(parts, first)
         return leases
 
-    async def _bury_damaged(self, job: LiveJob, damage: DamagedJournal) -> None:
-        """A payload that does not read back is never handed out, and its job is not lost silently (G6)."""
+    def _bury_damaged(self, job: LiveJob, damage: DamagedJournal) -> None:
+        """A payload that does not read back is never handed out, and its job is not lost silently (G6).
+
+        Nobody waits for the sync: :meth:`reserve` must not pause while it holds jobs that are neither queued
+        nor leased, and a crash that takes this back only makes the next one find the damage again.
+        """
         now = self._clock.now()
         error = _error(Reason(str(damage), "damaged"), now, "damaged")
-        await self._append([self._move(job, Event.BURY, self.journal.next_sequence, now, error=error)])
+        sequence = self.journal.take_sequences(1)
+        self.journal.append_unwaited([self._move(job, Event.BURY, sequence, now, error=error)], sequence)
 
     def _payload(self, job: LiveJob) -> bytes:
         """The job's payload, from memory or read back from its segment and verified."""
