@@ -92,6 +92,9 @@ class Journal:
         self.pending_bytes = 0
         self._pending: list[_Append] = []
         self._in_flight: list[_Append] | None = None
+        self._appends = 0  # so far
+        self._durable_appends = 0  # of these, the first ones
+        self._syncs: list[tuple[int, asyncio.Future[None]]] = []
         self._idle = asyncio.Event()
         self._idle.set()
         self._readers: dict[int, DiskFile] = {}
@@ -180,6 +183,7 @@ class Journal:
         size = sum(map(len, parts))
         self._pending.append(_Append(parts, size, first_sequence, future))
         self.pending_bytes += size
+        self._appends += 1
         if self._in_flight is None:
             self._commit()
 
@@ -235,6 +239,11 @@ class Journal:
             if future is not None and not future.done():
                 future.set_result(Location(location.segment, offset))
             offset += append.size
+        self._durable_appends += len(batch)
+        while self._syncs and self._syncs[0][0] <= self._durable_appends:
+            waiter = self._syncs.pop(0)[1]
+            if not waiter.done():
+                waiter.set_result(None)
         if self._pending:
             self._commit()
         else:
@@ -248,19 +257,26 @@ class Journal:
                 append.future.set_exception(self.failed)
                 append.future.exception()
         self._pending = []
+        for _appends, waiter in self._syncs:
+            if not waiter.done():
+                waiter.set_exception(self.failed)
+        self._syncs = []
         self._idle.set()
         if self._on_failure is not None:
             self._on_failure(self.failed)
 
     async def sync(self) -> None:
-        """Return when everything appended so far is durable.
+        """Return when everything appended so far is durable, whatever is appended meanwhile.
 
         Raises:
             JournalFailed: it is not.
         """
-        await self._idle.wait()
         if self.failed is not None:
             raise self.failed
+        if self._durable_appends < self._appends:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._syncs.append((self._appends, waiter))
+            await waiter
 
     async def close(self) -> None:
         """Sync, then release the thread and the files."""
