@@ -87,6 +87,7 @@ class Journal:
         self._end = recovered.end
         self._frame = recovered.frame
         self._crc = recovered.crc
+        self._broken = False
         # The loop's state.
         self.next_sequence = recovered.next_sequence
         self.synced_sequence = recovered.next_sequence - 1
@@ -102,6 +103,9 @@ class Journal:
         self.pending_bytes = 0
         self._pending: list[_Append] = []
         self._in_flight: list[_Append] | None = None
+        self._appends = 0  # so far
+        self._durable_appends = 0  # of these, the first ones
+        self._syncs: list[tuple[int, asyncio.Future[None]]] = []
         self._idle = asyncio.Event()
         self._idle.set()
         self._readers: dict[int, DiskFile] = {}
@@ -195,7 +199,7 @@ class Journal:
         if self._spares_settled.is_set() and self.failed is None:
             self._spares_settled.clear()
             wanted = self._spares_wanted
-            self._executor.submit(lambda: self._t_spares(wanted), partial(self._spares_kept, wanted))
+            self._submit(lambda: self._t_spares(wanted), partial(self._spares_kept, wanted))
 
     def _spares_kept(self, wanted: int, count: int | None, error: BaseException | None) -> None:
         self._spares_settled.set()
@@ -238,8 +242,23 @@ class Journal:
         size = sum(map(len, parts))
         self._pending.append(_Append(parts, size, first_sequence, future))
         self.pending_bytes += size
+        self._appends += 1
         if self._in_flight is None:
             self._commit()
+
+    def _submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        """Give work to the thread; after a failure there it is not done (ADR 0001, rule 4)."""
+
+        def guarded() -> Any:
+            if self._broken:
+                raise OSError(errno.EIO, "not tried, as an earlier operation had failed")
+            try:
+                return work()
+            except BaseException:
+                self._broken = True
+                raise
+
+        self._executor.submit(guarded, done)
 
     def _commit(self) -> None:
         """Send what is pending to the thread, as one frame."""
@@ -255,7 +274,7 @@ class Journal:
             self._pending = []
         self._in_flight = batch
         self._idle.clear()
-        self._executor.submit(lambda: self._t_write(batch), self._committed)
+        self._submit(lambda: self._t_write(batch), self._committed)
 
     def _committed(self, result: tuple[Location, int, int, int] | None, error: BaseException | None) -> None:
         batch = self._in_flight
@@ -281,6 +300,11 @@ class Journal:
             if future is not None and not future.done():
                 future.set_result(Location(location.segment, offset))
             offset += append.size
+        self._durable_appends += len(batch)
+        while self._syncs and self._syncs[0][0] <= self._durable_appends:
+            waiter = self._syncs.pop(0)[1]
+            if not waiter.done():
+                waiter.set_result(None)
         if self._pending:
             self._commit()
         else:
@@ -294,19 +318,26 @@ class Journal:
                 append.future.set_exception(self.failed)
                 append.future.exception()
         self._pending = []
+        for _appends, waiter in self._syncs:
+            if not waiter.done():
+                waiter.set_exception(self.failed)
+        self._syncs = []
         self._idle.set()
         if self._on_failure is not None:
             self._on_failure(self.failed)
 
     async def sync(self) -> None:
-        """Return when everything appended so far is durable.
+        """Return when everything appended so far is durable, whatever is appended meanwhile.
 
         Raises:
             JournalFailed: it is not.
         """
-        await self._idle.wait()
         if self.failed is not None:
             raise self.failed
+        if self._durable_appends < self._appends:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._syncs.append((self._appends, waiter))
+            await waiter
 
     async def close(self) -> None:
         """Sync, then release the thread and the files."""
@@ -334,10 +365,10 @@ class Journal:
                 size = record.entry_size(entry)
                 entry = entry[:size] if size <= len(entry) else reader.pread(size, offset)
             record.check_entry(entry)
-        except Damaged as damage:
-            raise DamagedJournal(name, offset, None, damage.what) from None
         except OSError as error:
             raise DamagedJournal(name, offset, None, f"it cannot be read: {error.strerror}") from None
+        except Damaged as damage:
+            raise DamagedJournal(name, offset, None, damage.what) from None
         return entry
 
     def read_ahead(self, segment: int, offset: int) -> None:
@@ -377,7 +408,7 @@ class Journal:
             del self._sealed_bytes[number]
             if (reader := self._readers.pop(number, None)) is not None:
                 reader.close()
-        self._executor.submit(lambda: self._t_drop(segment), self._dropped)
+        self._submit(lambda: self._t_drop(segment), self._dropped)
 
     def _dropped(self, _result: Any, error: BaseException | None) -> None:
         if error is not None and self.failed is None:

@@ -324,7 +324,11 @@ class EmbeddedEngine:
         return leases
 
     def _bury_unreadable(self, row: Row, damage: Exception) -> None:
-        """A payload that does not read back is never handed out, and its job is not lost silently (G6)."""
+        """A payload that does not read back is never handed out, and its job is not lost silently (G6).
+
+        Nobody waits for the sync: :meth:`reserve` must not pause while it holds jobs that are neither queued
+        nor leased, and a crash that takes this back only makes the next one find the damage again.
+        """
         sequence = self.journal.next_sequence
         job = self.unreadable(row, damage)
         self._note_error(job.number, sequence, job.error or {})
@@ -835,14 +839,23 @@ _OK = msgspec.json.encode(EventOptions(outcome="ok"))
 
 
 def _error(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:
-    """A job's last error as shown, bounded so that it fits an entry's options."""
+    """A job's last error as shown.
+
+    Ensures: it can be written as JSON and fits an entry's options (65,535 bytes) even if JSON escapes every
+    character, which takes 6 bytes each.
+    """
     if not isinstance(reason, Reason):
         reason = Reason(reason or kind, kind)
     error: dict[str, Any] = {
-        "message": reason.message[:2000],
-        "kind": (reason.kind or kind)[:200],
+        "message": _unicode(reason.message[:4000]),
+        "kind": _unicode((reason.kind or kind)[:200]),
         "at": iso(now),
     }
     if reason.traceback:
-        error["traceback"] = reason.traceback[-8000:]
+        error["traceback"] = _unicode(reason.traceback[-6000:])
     return error
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which file names in exceptions may have."""
+    return text.encode("utf-8", "replace").decode()

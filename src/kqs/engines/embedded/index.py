@@ -302,9 +302,11 @@ class Index:
             row = find(number)
             if row is None or number in seen:
                 return False
-            seen.add(number)
             meta = row.chunk.meta[row.at]
-            return meta & STATE_MASK == READY and meta >> STATE_BITS & PRIO_MASK == prio
+            if meta & STATE_MASK != READY or meta >> STATE_BITS & PRIO_MASK != prio:
+                return False
+            seen.add(number)
+            return True
 
         return self._ready.pop(types, limit, still_ready)
 
