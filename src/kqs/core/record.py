@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from struct import Struct as Layout
+from struct import error as StructError  # noqa: N812
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -52,9 +53,11 @@ _EVENT_FLAGS: Final = FLAG_LOCAL
 _CARRY_FLAGS: Final = FLAG_BINARY | FLAG_BULK | FLAG_LOCAL
 
 
-#: Fields of an accept's fixed part: kind, flags, options length, size, sequence, inserted, due, ttr, prio,
-#: type length.
-unpack_accept = _ACCEPT.unpack_from
+#: Raised by ``unpack_from`` at the end of a buffer.
+Truncated = StructError
+#: The fields of an accept's fixed part that an index needs: kind, flags, options length, size, sequence,
+#: inserted, due, prio, type length.
+unpack_accept_start = Layout("<BBHIQQQ4xBB").unpack_from
 
 
 class Damaged(Exception):

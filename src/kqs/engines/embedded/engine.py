@@ -49,6 +49,7 @@ _RESERVE = 160
 #: How often a full disk is asked again, microseconds.
 _RESERVE_EVERY = SECOND // 2
 _DEFAULT_RETRY = RetryPolicy()
+_READY, _DELAYED = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
 _CONTROL = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
 
 
@@ -179,10 +180,8 @@ class EmbeddedEngine:
                 encode(sequence, flags, now, due, job.ttr, job.prio, type_.encode(), options, job.data)
             )
             dues.append(due)
-            if delay:
-                meta = type_id(type_) << TYPE_SHIFT | job.prio << STATE_BITS | DELAYED
-            else:
-                meta = type_id(type_) << TYPE_SHIFT | job.prio << STATE_BITS | READY
+            meta = type_id(type_) << TYPE_SHIFT | job.prio << STATE_BITS | (_DELAYED if delay else _READY)
+            if not delay:
                 ready[type_] = None
             metas.append(meta)
             group = groups.get(meta)

@@ -20,12 +20,14 @@ class CarryOptions(Struct, omit_defaults=True):
         error: the last error, as shown.
         holder: the worker that has the lease.
         leased: when the lease began, microseconds since 1970.
+        due: of a leased job, whose entry's ``due`` is the end of its lease.
     """
 
     job: JobOptions = NO_OPTIONS
     error: dict[str, Any] | None = None
     holder: str = ""
     leased: int = 0
+    due: int = 0
 
 
 _job_options = msgspec.json.Decoder(JobOptions)
@@ -112,7 +114,7 @@ def load(entry: bytes, place: int) -> Loaded:
         carry.prio,
         carry.flags & ~record.FLAG_LOCAL,
         carry.inserted,
-        carry.due,
+        options.due if carry.state == State.RESERVED else carry.due,
         carry.ttr,
         place,
         size,
@@ -133,7 +135,8 @@ def load(entry: bytes, place: int) -> Loaded:
 
 def encode_carry(job: LiveJob, payload: bytes, sequence: int) -> bytes:
     """The entry that carries a job's whole state forward."""
-    options = CarryOptions(job.options, job.error, job.holder, job.leased)
+    leased = job.state is State.RESERVED
+    options = CarryOptions(job.options, job.error, job.holder, job.leased, job.due if leased else 0)
     text = b"" if options == _NO_CARRY_OPTIONS else msgspec.json.encode(options)
     return record.encode_carry(
         sequence,
@@ -145,7 +148,7 @@ def encode_carry(job: LiveJob, payload: bytes, sequence: int) -> bytes:
         job.attempt,
         job.ttr,
         job.inserted,
-        job.expires if job.state is State.RESERVED else job.due,
+        job.expires if leased else job.due,
         job.nonce,
         job.type.encode(),
         text,
