@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from kqs import Client
+from kqs import AsyncClient, Client
 
 from .peer import PATIENCE, Peer
 
@@ -26,4 +26,10 @@ def peer() -> Iterator[Peer]:
 @pytest.fixture
 def client(peer: Peer) -> Iterator[Client]:
     with Client(peer.url, timeout=PATIENCE) as client:
+        yield client
+
+
+@pytest.fixture
+async def aio(peer: Peer) -> AsyncIterator[AsyncClient]:
+    async with AsyncClient(peer.url, timeout=PATIENCE) as client:
         yield client
