@@ -141,6 +141,8 @@ class Desk:
         received = connection.received
         seed_auth = b'"auth"' in block
         for request in requests:
+            if connection.rejected:
+                break
             if request.n == "insert" and inserts and request.b is None and not seed_auth:
                 # The hot path: one job, nothing special about it.
                 try:
@@ -155,6 +157,8 @@ class Desk:
                 self._begin(connection, request, size, begun, out)
         if out:
             connection.write(b"".join(out))
+        if connection.rejected:
+            connection.stop_reading()
 
     def _take_lines(self, connection: Connection, block: bytes, begun: float) -> None:
         """A block with an unusual or bad line in it: one by one."""
@@ -173,6 +177,9 @@ class Desk:
                 continue
             self._begin(connection, request, len(line), begun, out)
             connection.write(b"".join(out))
+            if connection.rejected:
+                connection.stop_reading()
+                return
 
     def failed(self, connection: Connection, call: str, error: CallError) -> None:
         """Count and log a line that never became a call."""
@@ -276,7 +283,7 @@ class Desk:
             if hmac.compare_digest(known.sha256, digest):
                 found = known.role
         if found is None:
-            connection.stop_reading()
+            connection.rejected = True
             raise Unauthorized("unknown token")
         connection.role = found
         return found
