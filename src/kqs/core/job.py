@@ -10,7 +10,7 @@ import binascii
 import difflib
 import re
 from base64 import b64decode
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -193,7 +193,7 @@ def parse_job(
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
         binary = True
-    elif data.startswith(b'{"type":"Buffer"'):
+    elif b'"Buffer"' in data and data.startswith(b"{"):
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True
@@ -307,19 +307,29 @@ def explain(
     text = str(error)
     if isinstance(error, RecursionError):
         return BadRequest(f"{what} is nested too deep", index=index)
+    at = _AT.search(text)
     if unknown := _UNKNOWN.search(text):
         name = unknown[1]
-        known = [field.name for field in msgspec.structs.fields(struct)]
+        known = _known(struct, at[1] if at else "")
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
         return UnknownField(f"{what} has an unknown field {name!r}{hint}", field=name, index=index)
     if missing := _MISSING.search(text):
         return BadRequest(f"{what} needs {missing[1]!r}", field=missing[1], index=index)
-    at = _AT.search(text)
     field = at[1] or None if at else None
     message = _AT.sub("", text)
     message = message[:1].lower() + message[1:]
     return BadRequest(f"{field or what}: {message}", field=field, index=index)
+
+
+def _known(struct: type[Struct], member: str) -> list[str]:
+    """The members a Struct has, or those of the Struct that one of its members is."""
+    for field in msgspec.structs.fields(struct):
+        if field.name == member:
+            for part in (field.type, *get_args(field.type)):
+                if isinstance(part, type) and issubclass(part, Struct):
+                    struct = part
+    return [field.name for field in msgspec.structs.fields(struct)]
 
 
 def decode_argument(raw: bytes, struct: type[Any], what: str) -> Any:
