@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
             self._blocks.append(rest + b"\n")
             self._server.schedule(self)
         self._ending = True
+        self._server.desk.ended(self)
         self._maybe_close()
         return True
 
@@ -161,6 +162,11 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._transport = None
         self._server.left(self)
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing more is read from the peer."""
+        return self._ending
 
     @property
     def closed(self) -> bool:

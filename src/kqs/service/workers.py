@@ -126,7 +126,7 @@ class _Worker:
         for _ in range(1000):
             if connection.closed:
                 return
-            self._dispatch.dismiss(self.spec.name)
+            self._dispatch.dismiss(connection)
             await asyncio.sleep(0.005)
         connection.abort()
 
