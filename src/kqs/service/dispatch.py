@@ -59,12 +59,13 @@ class Dispatch:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        while not self.draining:
-            leases = await self._engine.reserve(types, limit, holder=holder, local=local)
-            if leases:
-                if len(leases) == limit:
-                    self.wake(types)
-                return leases
+        while True:
+            if not self.draining:
+                leases = await self._engine.reserve(types, limit, holder=holder, local=local)
+                if leases:
+                    if len(leases) == limit:
+                        self.wake(types)
+                    return leases
             if not await self._parked(types, asker, deadline - loop.time()):
                 break
         return []
@@ -120,8 +121,11 @@ class Dispatch:
             waiter.wake(False)
 
     def drain(self) -> None:
-        """Hand out nothing more; those who wait get nothing, now."""
+        """Hand out nothing more. Those who ask wait on: told to come back, they would ask without a pause."""
+        self.draining = True
+
+    def close(self) -> None:
+        """The end: all who wait get nothing, now."""
         self.draining = True
         for waiter in list(self._waiting):
-            waiter.wake()
-        self._waiting.clear()
+            waiter.wake(False)
