@@ -120,7 +120,7 @@ class ServerProcess:
             (folder / "kqs.toml").write_text(config)
             self._argv += ["--config", "kqs.toml"]
         self._env = environment(env)
-        self._clients: list[Client] = []
+        self._clients: list[Client | Wire] = []
         self.traceback_expected = False
 
     def start(self) -> ServerProcess:
@@ -158,9 +158,11 @@ class ServerProcess:
         self._clients.append(client)
         return client
 
-    def connect(self) -> Wire:
-        """A bare connection."""
-        return Wire(("127.0.0.1", self.port))
+    def connect(self, receive_buffer: int = 0) -> Wire:
+        """A bare connection; the kernel holds few replies for it when it gives a small buffer."""
+        wire = Wire(("127.0.0.1", self.port), receive_buffer)
+        self._clients.append(wire)
+        return wire
 
     def logged(self, event: str = "") -> list[dict[str, Any]]:
         """The lines it logged, those of one event or all."""
@@ -262,8 +264,12 @@ class Finished:
 class Wire:
     """A connection spoken byte by byte."""
 
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=PATIENCE)
+    def __init__(self, address: tuple[str, int], receive_buffer: int = 0) -> None:
+        self.socket = socket.socket()
+        self.socket.settimeout(PATIENCE)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._rest = b""
 
