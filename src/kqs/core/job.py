@@ -197,7 +197,7 @@ def parse_job(
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
         binary = True
-    elif data.startswith(b'{"type":"Buffer"'):
+    elif b'"Buffer"' in data and data.startswith(b"{"):
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True
