@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import BadRequest, CallError, TooLarge, UnknownField
 from .retry import RetryPolicy, Seconds
+from .wire import copy_raw
 
 Prio = Literal["urgent", "high", "normal", "low", "bulk"]
 PRIOS: Final[tuple[Prio, ...]] = ("urgent", "high", "normal", "low", "bulk")
@@ -109,6 +110,10 @@ class NewJob(Struct, gc=False):
     options: JobOptions
 
 
+#: A type this long may be too long in UTF-8.
+_MAX_TYPE_CHARACTERS: Final = MAX_TYPE_BYTES // 4
+_NODE_BUFFER: Final = b'{"type":"Buffer"'
+
 _job = msgspec.json.Decoder(JobFields)
 _raw_list = msgspec.json.Decoder(list[Raw])
 #: What an engine must be able to do before a field may be given (its capability, and what it is for).
@@ -121,8 +126,24 @@ NEEDS: Final[dict[str, str]] = {
 }
 
 
+class TypeSettings(Struct, frozen=True):
+    """:class:`JobDefaults` as :class:`NewJob` has them, worked out once.
+
+    Attributes:
+        defaults: what they were made from.
+        prio: its number.
+        ttr: milliseconds.
+        options: :data:`NO_OPTIONS` itself when there is nothing in them.
+    """
+
+    defaults: JobDefaults
+    prio: int
+    ttr: int
+    options: JobOptions
+
+
 class DefaultsTable:
-    """Resolves the settings of a type; one dictionary look-up for a type seen before.
+    """Resolves the settings of a type; one dictionary look-up.
 
     Args:
         by_type: settings of the types that have some of their own.
@@ -132,11 +153,18 @@ class DefaultsTable:
     def __init__(
         self, by_type: dict[str, JobDefaults] | None = None, defaults: JobDefaults | None = None
     ) -> None:
-        self.by_type = dict(by_type or {})
-        self.defaults = defaults or JobDefaults()
+        self._by_type = {type: self._resolve(own) for type, own in (by_type or {}).items()}
+        self._others = self._resolve(defaults or JobDefaults())
 
-    def get(self, type: str) -> JobDefaults:
-        return self.by_type.get(type, self.defaults)
+    @staticmethod
+    def _resolve(defaults: JobDefaults) -> TypeSettings:
+        options = JobOptions(defaults.max_attempts, defaults.retry)
+        if options == JobOptions(retry=RetryPolicy()):
+            options = NO_OPTIONS
+        return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], int(defaults.ttr * 1000) or 1, options)
+
+    def get(self, type: str) -> TypeSettings:
+        return self._by_type.get(type, self._others)
 
 
 def split_batch(raw: bytes) -> list[Raw]:
@@ -171,10 +199,7 @@ def parse_job(
 
     Args:
         raw: the JSON of the job.
-        table: settings of job types.
-        capabilities: what the engine can do; a field that needs more is refused.
-        index: position in a batch, named in errors.
-        blob: payload that came as the call's binary part, or None.
+        table, capabilities, index, blob: see :func:`check_job`.
 
     Raises:
         BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field``.
@@ -183,28 +208,46 @@ def parse_job(
         job = _job.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise explain(bytes(raw), error, JobFields, index=index, what="job") from None
+    return check_job(job, table, capabilities, index, blob)
+
+
+def check_job(
+    job: JobFields,
+    table: DefaultsTable,
+    capabilities: frozenset[str],
+    index: int | None = None,
+    blob: bytes | None = None,
+) -> NewJob:
+    """Check what a job's fields alone don't tell, and resolve its settings. On the hot path of ``insert``.
+
+    Args:
+        job: as decoded.
+        table: settings of job types.
+        capabilities: what the engine can do; a field that needs more is refused.
+        index: position in a batch, named in errors.
+        blob: payload that came as the call's binary part, or None.
+
+    Raises:
+        BadRequest, TooLarge, Unsupported: naming ``index`` and ``field``.
+    """
     type_ = job.type
-    if len(type_) > 49 and len(type_.encode()) > MAX_TYPE_BYTES:
+    if len(type_) > _MAX_TYPE_CHARACTERS and len(type_.encode()) > MAX_TYPE_BYTES:
         raise TooLarge(
             f"type is longer than {MAX_TYPE_BYTES} bytes", field="type", index=index, limit=MAX_TYPE_BYTES
         )
-    data = bytes(job.data)
+    settings = table.get(type_)
+    data = copy_raw(job.data)
     binary = False
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
         binary = True
-    elif data.startswith(b'{"type":"Buffer"'):
+    elif data.startswith(_NODE_BUFFER):
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True
-    defaults = table.get(type_)
-    options = NO_OPTIONS
-    if (
-        job.max_attempts is not UNSET
-        or job.retry is not UNSET
-        or defaults.max_attempts
-        or defaults.retry != _PLAIN_RETRY
-    ):
+    options = settings.options
+    if job.max_attempts is not UNSET or job.retry is not UNSET:
+        defaults = settings.defaults
         options = JobOptions(
             max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
             retry=defaults.retry if job.retry is UNSET else job.retry,
@@ -217,19 +260,15 @@ def parse_job(
         or job.result_ttl is not UNSET
     ):
         _check_capabilities(job, capabilities, index)
-    ttr = defaults.ttr if job.ttr is UNSET else job.ttr
     return NewJob(
         type_,
         data,
         binary,
-        PRIO_NUMBER[defaults.prio if job.prio is UNSET else job.prio],
+        settings.prio if job.prio is UNSET else PRIO_NUMBER[job.prio],
         int(job.delay * SECOND) if job.delay else 0,
-        int(ttr * 1000) or 1,
+        settings.ttr if job.ttr is UNSET else int(job.ttr * 1000) or 1,
         options,
     )
-
-
-_PLAIN_RETRY: Final = RetryPolicy()
 
 
 def _binary_data(job: JobFields, blob: bytes | None, index: int | None) -> bytes:

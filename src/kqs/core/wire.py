@@ -16,8 +16,8 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -93,6 +93,9 @@ class Reply(Struct, gc=False):
                 raise ProtocolError(f"reply's b is not base64: {error}") from None
         return msgspec.json.decode(self.m) if self.m else None
 
+
+#: The bytes of a raw value, in half the time ``bytes()`` takes.
+copy_raw: Final[Callable[[Raw], bytes]] = msgspec.json.Encoder().encode
 
 _requests = msgspec.json.Decoder(Request)
 _replies = msgspec.json.Decoder(Reply)
@@ -251,12 +254,13 @@ def reply_id(raw: Raw) -> bytes:
     Raises:
         BadRequest: the id is neither a string nor a number.
     """
-    text = bytes(raw)
-    if text.startswith(b'"'):
+    text = copy_raw(raw)
+    first = text[:1]
+    if first == b'"':
         return b'"id":' + text + b","
     if text in (b"", b"null"):
         return b""
-    if text[0] in b"-0123456789":
+    if first in b"-0123456789":
         return b'"id":"' + text + b'",'
     raise BadRequest("id must be a string or a number", field="id")
 
