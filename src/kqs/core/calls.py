@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from .job import MAX_BATCH, JobFields
+from .wire import check_text
 
 Role = Literal["insert", "work", "read", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("insert", "work", "read", "admin")
@@ -28,6 +32,39 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
 Wait = Annotated[float, Meta(ge=0, le=3600)]
 StateName = Literal["delayed", "ready", "reserved", "buried", "done"]
 TypeName = Annotated[str, Meta(min_length=1, max_length=197)]
+
+
+class InsertCall(Struct, gc=False):
+    """A whole ``insert`` without anything unusual, envelope and jobs decoded in one go: the hot path.
+
+    Attributes:
+        m: one job or several.
+        id: raw JSON of the caller's id.
+        b: a call with a binary part is none of these.
+    """
+
+    n: Literal["insert"]
+    m: JobFields | Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)]
+    id: Raw = Raw(b"")
+    b: None = None
+    v: Literal[1] = 1
+
+
+_inserts = msgspec.json.Decoder(InsertCall)
+
+
+def decode_inserts(block: bytes) -> list[InsertCall] | None:
+    """The calls of a block of lines, when every one of them is an :class:`InsertCall`.
+
+    None says nothing about what is wrong, or whether anything is: take the block apart with wire.py.
+    """
+    if b'"insert"' not in block[:256]:
+        return None  # not worth trying
+    try:
+        check_text(block)
+        return _inserts.decode_lines(block)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 class AuthArgument(Struct, forbid_unknown_fields=True):

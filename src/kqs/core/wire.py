@@ -163,6 +163,16 @@ class LineReader:
         )
 
 
+def check_text(block: bytes) -> None:
+    """Refuse what is not UTF-8: msgspec does not look into raw values, and nothing else may pass.
+
+    Raises:
+        UnicodeDecodeError: it is not.
+    """
+    if not block.isascii():
+        str(block, "utf-8")
+
+
 def decode_requests(block: bytes) -> list[Request]:
     """All requests of a block of lines, at once.
 
@@ -170,8 +180,7 @@ def decode_requests(block: bytes) -> list[Request]:
         msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest: some line is unusual or bad;
             take the lines one by one with :func:`decode_request` to learn which.
     """
-    if not block.isascii():
-        str(block, "utf-8")  # msgspec does not look into raw values; nothing that isn't UTF-8 may pass
+    check_text(block)
     requests = _requests.decode_lines(block)
     for request in requests:
         if request.v != 1:
@@ -187,8 +196,7 @@ def decode_request(line: bytes) -> Request:
         BadRequest: JSON, but not a qrpc v1 call; :func:`salvage_id` may still find whom to answer.
     """
     try:
-        if not line.isascii():
-            str(line, "utf-8")
+        check_text(line)
         try:
             request = _requests.decode(line)
         except msgspec.ValidationError:

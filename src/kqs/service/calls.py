@@ -20,7 +20,17 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ..core import calls, wire
 from ..core.calls import ALLOWED, Role, given
-from ..core.job import PRIOS, SECOND, DefaultsTable, decode_argument, parse_job, split_batch
+from ..core.job import (
+    PRIOS,
+    SECOND,
+    DefaultsTable,
+    JobFields,
+    NewJob,
+    check_job,
+    decode_argument,
+    parse_job,
+    split_batch,
+)
 from ..core.outcome import Settlement
 from ..core.wire import BadLine, Request
 from ..errors import (
@@ -127,6 +137,11 @@ class Desk:
     def take(self, connection: Connection, block: bytes) -> None:
         """Begin every call in a block of whole lines, in order."""
         begun = monotonic()
+        if self.accepting and self._may(connection.role, "insert"):
+            inserts = calls.decode_inserts(block)
+            if inserts is not None:
+                self._take_inserts(connection, inserts, len(block), begun)
+                return
         try:
             requests = wire.decode_requests(block)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest):
@@ -136,25 +151,46 @@ class Desk:
             return
         size = len(block) // len(requests)
         out: list[bytes] = []
-        inserts = self._may(connection.role, "insert") and self.accepting
-        capabilities, table, intake = self._engine.capabilities, self._table, self.intake
-        received = connection.received
-        seed_auth = b'"auth"' in block
         for request in requests:
-            if request.n == "insert" and inserts and request.b is None and not seed_auth:
-                # The hot path: one job, nothing special about it.
-                try:
-                    job = parse_job(request.m, table, capabilities)
-                    id_part = wire.reply_id(request.id)
-                except CallError:
-                    self._begin(connection, request, size, begun, out)
-                else:
-                    connection.in_flight += 1
-                    intake.add_one(connection, id_part, job, received, size)
-            else:
-                self._begin(connection, request, size, begun, out)
+            self._begin(connection, request, size, begun, out)
         if out:
             connection.write(b"".join(out))
+
+    def _take_inserts(
+        self, connection: Connection, inserts: list[calls.InsertCall], size: int, begun: float
+    ) -> None:
+        """A block of nothing but inserts: the hot path. Single jobs in a row go to intake together."""
+        if not inserts:
+            return
+        size //= len(inserts)
+        table, capabilities = self._table, self._engine.capabilities
+        id_parts: list[bytes] = []
+        jobs: list[NewJob] = []
+        for call in inserts:
+            id_part = b""
+            try:
+                id_part = wire.reply_id(call.id)
+                fields = call.m
+                if isinstance(fields, JobFields):
+                    jobs.append(check_job(fields, table, capabilities))
+                    id_parts.append(id_part)
+                    continue
+                batch = [check_job(job, table, capabilities, index) for index, job in enumerate(fields)]
+                self._take_singles(connection, id_parts, jobs, size)
+                id_parts, jobs = [], []
+                connection.in_flight += 1
+                self.intake.add(connection, [id_part], batch, connection.received, size, array=True)
+            except CallError as error:
+                connection.write(wire.encode_error(id_part, error))
+                self._done(connection, "insert", size, begun, error.code)
+        self._take_singles(connection, id_parts, jobs, size)
+
+    def _take_singles(
+        self, connection: Connection, id_parts: list[bytes], jobs: list[NewJob], size: int
+    ) -> None:
+        if jobs:
+            connection.in_flight += len(jobs)
+            self.intake.add(connection, id_parts, jobs, connection.received, size * len(jobs))
 
     def _take_lines(self, connection: Connection, block: bytes, begun: float) -> None:
         """A block with an unusual or bad line in it: one by one."""
@@ -325,12 +361,10 @@ class Desk:
                 parse_job(item, self._table, capabilities, index=index)
                 for index, item in enumerate(split_batch(raw))
             ]
-            batch = True
         else:
             jobs = [parse_job(raw, self._table, capabilities, blob=blob)]
-            batch = False
         connection.in_flight += 1
-        self.intake.add(connection, id_part, jobs, connection.received, size, batch)
+        self.intake.add(connection, [id_part], jobs, connection.received, size, array=raw.startswith(b"["))
 
     async def _reserve(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.ReserveArgument, "reserve")
