@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
+from .core.handler import Job
 from .core.job import BulkRef, NewJob
-from .core.outcome import Settlement
+from .core.outcome import Attempted, Settlement
 
 
 class Clock(Protocol):
@@ -138,6 +139,19 @@ class Refusal(Struct, frozen=True):
 
     index: int
     code: str
+
+
+class Runner(Protocol):
+    """Executes attempts of one job type, one at a time, in a worker process."""
+
+    def run(self, job: Job, payload: bytes) -> Attempted:
+        """Run one attempt to its end; blocks. Whatever the handler does is told by the value.
+
+        Args:
+            job: what the handler is given.
+            payload: the payload as it was inserted: JSON text, or any bytes.
+        """
+        ...
 
 
 class BulkStore(Protocol):

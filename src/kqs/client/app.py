@@ -176,7 +176,7 @@ class JobFunction(Generic[P, R]):
 
     @functools.cached_property
     def _parameters(self) -> tuple[str | None, type[msgspec.Struct] | None, str | None]:
-        """(parameter that takes the Job, Struct of the data's members, parameter that takes bytes), or None."""
+        """The parameter that takes the Job, a Struct of the data's members, the one that takes bytes."""
         job_parameter: str | None = None
         fields: list[Any] = []
         hints = typing.get_type_hints(self._function, include_extras=True)

@@ -222,7 +222,9 @@ class Client:
             )
             self._pid = os.getpid()
         if self._socket is not None:
-            return
+            if not _ended(self._socket):
+                return
+            self._drop()
         backoff = Backoff(random.random)
         failures: dict[str, str] = {}
         while True:
@@ -265,3 +267,14 @@ class Client:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+
+def _ended(sock: socket.socket) -> bool:
+    """Whether the server has closed an idle connection: nothing was sent yet, so another one will do."""
+    sock.setblocking(False)
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        return True

@@ -52,7 +52,28 @@ class Reason(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
     traceback: str | None = None
 
 
-class Settlement(Struct, forbid_unknown_fields=True):
+class Attempted(Struct, frozen=True):
+    """What one attempt came to: a runner's answer, mapped to a settlement in one place.
+
+    Attributes:
+        outcome: ok, again or fail.
+        delay: seconds until it may run again, or None for the job's retry policy.
+        reason: why not ok.
+    """
+
+    outcome: OutcomeName
+    delay: float | None = None
+    reason: Reason | None = None
+
+    def settlement(self, receipt: str) -> Settlement:
+        """What to tell the server."""
+        return Settlement(receipt, self.outcome, delay=self.delay, reason=self.reason)
+
+
+OK = Attempted("ok")
+
+
+class Settlement(Struct, omit_defaults=True, forbid_unknown_fields=True):
     """One element of a ``settle`` call.
 
     Attributes:

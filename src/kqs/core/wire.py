@@ -77,6 +77,11 @@ class Reply(Struct, gc=False):
         """Whether no further reply to this call follows."""
         return self.s != "ok"
 
+    def check(self) -> None:
+        """Raises the call's error (CallError) if the reply is one."""
+        if self.e and bytes(self.e) != b"null":
+            raise from_wire(msgspec.json.decode(self.e))
+
     def value(self) -> Any:
         """The decoded value (``bytes`` for a binary one); raises the call's error if it is one.
 
@@ -84,8 +89,7 @@ class Reply(Struct, gc=False):
             CallError: the server refused the call.
             ProtocolError: the binary value is not base64.
         """
-        if self.e and bytes(self.e) != b"null":
-            raise from_wire(msgspec.json.decode(self.e))
+        self.check()
         if isinstance(self.b, str):
             try:
                 return b64decode(self.b, validate=True)

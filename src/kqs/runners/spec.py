@@ -1,4 +1,4 @@
-"""What a worker process is told when it starts."""
+"""What a worker process is told when it starts: one JSON document on its stdin."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class WorkerSpec(Struct, frozen=True, omit_defaults=True):
         handlers: by job type.
         app: ``pkg.mod:app`` whose ``@app.job`` functions are handlers too, or None.
         path: folder put first on ``sys.path``.
+        types: all job types it runs, the app's included.
         prefetch: seconds of measured work it may hold unstarted.
     """
 
@@ -34,4 +35,5 @@ class WorkerSpec(Struct, frozen=True, omit_defaults=True):
     handlers: dict[str, HandlerSpec]
     app: str | None = None
     path: str | None = None
+    types: frozenset[str] = frozenset()
     prefetch: float = 0.05

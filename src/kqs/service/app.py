@@ -21,6 +21,7 @@ from ..errors import ConfigError, DataDirError, JournalFailed
 from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
 from ..journal.recovery import Apply, lock_directory
+from ..runners.spec import WorkerSpec
 from ..stores.files import FileStore
 from .calllog import CallLog
 from .calls import Desk
@@ -152,14 +153,16 @@ class Service:
             quit=self.shutdown,
         )
         self._server.desk = self._desk
-        self._workers = LocalWorkers(self._handlers.specs, self._engine, self._attach, self._log, self._clock)
+        self._workers = LocalWorkers(
+            self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
+        )
         await self._listen(data)
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process
         gc.set_threshold(50_000, 20, 50)
         sys.setswitchinterval(0.001)
         self._timer = asyncio.create_task(self._tick())
-        await self._workers.start()
+        self._workers.start()
         self._log.info(
             "ready",
             listen=f"{split_address(config.server.listen, '')[0]}:{self._server.port}",
@@ -200,11 +203,11 @@ class Service:
         finally:
             os.umask(before)
 
-    async def _attach(self, sock: socket.socket, name: str) -> None:
+    async def _attach(self, sock: socket.socket, spec: WorkerSpec) -> Connection:
         """Make a worker's socket a connection of its own role."""
-        await asyncio.get_running_loop().connect_accepted_socket(
-            lambda: Connection(self._server, holder=name, role="work"), sock
-        )
+        connection = Connection(self._server, holder=spec.name, types=spec.types, role="work")
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+        return connection
 
     # -- running --------------------------------------------------------------------------------
 
@@ -212,16 +215,11 @@ class Service:
         """Release delays, take expired leases back, collect orphans."""
         next_collection = monotonic()
         while True:
-            expired = self._engine.tick()
-            if expired:
-                try:
-                    handled = set(await self._workers.expire(expired))
-                    for lease in expired:
-                        if lease.receipt not in handled:
-                            reason = f"ttr of {lease.ttr:g} s exceeded"
-                            await self._engine.rescue([lease.receipt], reason=reason)
-                except JournalFailed:
-                    return
+            try:
+                for lease in await self._workers.look_after(self._engine.tick()):
+                    await self._engine.rescue([lease.receipt], reason=f"ttr of {lease.ttr:g} s exceeded")
+            except JournalFailed:
+                return
             if monotonic() >= next_collection:
                 next_collection = monotonic() + ORPHAN_GRACE
                 await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)

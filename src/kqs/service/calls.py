@@ -368,7 +368,7 @@ class Desk:
 
     async def _reserve(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.ReserveArgument, "reserve")
-        types = frozenset(given(argument.types) or ())
+        types = frozenset(given(argument.types) or connection.types or ())
         holder = connection.holder or given(argument.worker) or connection.peer
         work = self._dispatch.reserve(
             types, argument.max, argument.wait, holder=holder, local=connection.holder is not None

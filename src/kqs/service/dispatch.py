@@ -9,10 +9,11 @@ from ..ports import Engine, Lease
 
 
 class _Waiter:
-    __slots__ = ("types", "woken")
+    __slots__ = ("holder", "types", "woken")
 
-    def __init__(self, types: frozenset[str], woken: asyncio.Future[bool]) -> None:
+    def __init__(self, types: frozenset[str], holder: str, woken: asyncio.Future[bool]) -> None:
         self.types = types
+        self.holder = holder
         self.woken = woken
 
     def wake(self, work: bool = True) -> None:
@@ -56,16 +57,16 @@ class Dispatch:
                 if len(leases) == limit:
                     self.wake(types)
                 return leases
-            if not await self._parked(types, deadline - loop.time()):
+            if not await self._parked(types, holder, deadline - loop.time()):
                 break
         return []
 
-    async def _parked(self, types: frozenset[str], seconds: float) -> bool:
+    async def _parked(self, types: frozenset[str], holder: str, seconds: float) -> bool:
         """Wait to be woken; False when time is up."""
         if seconds <= 0:
             return False
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(types, loop.create_future())
+        waiter = _Waiter(types, holder, loop.create_future())
         self._waiting[waiter] = None
         timer = loop.call_later(seconds, waiter.wake, False)
         try:
@@ -100,6 +101,11 @@ class Dispatch:
     @property
     def waiting(self) -> int:
         return len(self._waiting)
+
+    def dismiss(self, holder: str) -> None:
+        """This worker is gone: its waiting reserves get nothing, now."""
+        for waiter in [waiter for waiter in self._waiting if waiter.holder == holder]:
+            waiter.wake(False)
 
     def drain(self) -> None:
         """Hand out nothing more; those who wait get nothing, now."""

@@ -11,15 +11,12 @@ from msgspec import UNSET, Struct
 
 from ..core.job import JobDefaults
 from ..errors import ConfigError
+from ..runners.check import Checked
 from ..runners.spec import HandlerSpec, WorkerSpec
 from .config import Config, job_defaults, processes
 
 BUILTIN = "kqs.runners.builtin:ping"
 _CHECK_SECONDS = 60.0
-
-
-class _Checked(Struct):
-    types: dict[str, JobDefaults | None]
 
 
 class Handlers(Struct, frozen=True):
@@ -60,12 +57,13 @@ def prepare(config: Config, app: str | None) -> Handlers:
         if own != base:
             defaults[type_] = own
     everything = {type_: spec for handlers in pools.values() for type_, spec in handlers.items()}
+    types = set(everything)
     if app is not None or everything:
         checked = _check(WorkerSpec("check", "check", everything, app, path))
-        defaults = {**{type_: own for type_, own in checked.items() if own is not None}, **defaults}
+        defaults |= {type_: own for type_, own in checked.items() if own is not None}
+        types |= checked.keys()
         if app is not None:
             pools.setdefault("default", {})
-        everything = dict.fromkeys(checked, HandlerSpec())
     specs = [
         WorkerSpec(
             f"{config.server.name}/{pool}/{number}",
@@ -73,27 +71,30 @@ def prepare(config: Config, app: str | None) -> Handlers:
             handlers,
             app if pool == "default" else None,
             path,
+            frozenset(types - everything.keys() if pool == "default" else ()).union(handlers),
         )
         for pool, handlers in pools.items()
         for number in range(1, processes(config, pool) + 1)
     ]
-    if "ping" not in everything:
+    if "ping" not in types:
         name = f"{config.server.name}/builtin/1"
-        specs.append(WorkerSpec(name, "builtin", {"ping": HandlerSpec(python=BUILTIN)}))
+        ping = {"ping": HandlerSpec(python=BUILTIN)}
+        specs.append(WorkerSpec(name, "builtin", ping, types=frozenset(ping)))
     return Handlers(specs, defaults, base)
 
 
 def _check(spec: WorkerSpec) -> dict[str, JobDefaults | None]:
     """Import all handlers in a fresh process; returns the types and the settings the app gave them."""
-    argv = [sys.executable, "-m", "kqs.runners.check", "--spec", msgspec.json.encode(spec).decode()]
+    argv = [sys.executable, "-m", "kqs.runners.check"]
+    text = msgspec.json.encode(spec)
     try:
-        done = subprocess.run(argv, capture_output=True, timeout=_CHECK_SECONDS, check=False)
+        done = subprocess.run(argv, input=text, capture_output=True, timeout=_CHECK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"importing the handlers took more than {_CHECK_SECONDS:g} s") from None
     if done.returncode != 0:
         lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
         raise ConfigError(lines[-1].removeprefix("kqs: "))
     try:
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=_Checked).types
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Checked).types
     except (msgspec.MsgspecError, IndexError) as error:
         raise ConfigError(f"the handlers could not be checked: {error}") from None

@@ -35,6 +35,7 @@ class Connection(asyncio.Protocol):
     Args:
         server: whose turns it takes.
         holder: name of the local worker at the other end, or None.
+        types: the job types it reserves when it names none; None for all.
 
     Attributes:
         role: what it may do; None until it authenticated.
@@ -60,9 +61,17 @@ class Connection(asyncio.Protocol):
         "role",
         "scheduled",
         "tasks",
+        "types",
     )
 
-    def __init__(self, server: Server, *, holder: str | None = None, role: Role | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        *,
+        holder: str | None = None,
+        types: frozenset[str] | None = None,
+        role: Role | None = None,
+    ) -> None:
         self._server = server
         self._reader = LineReader(server.limits.line)
         self._blocks: deque[bytes] = deque()
@@ -74,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._drop_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self.holder = holder
+        self.types = types
         self.role = role
         self.in_flight = 0
         self.received = 0.0
@@ -148,6 +158,15 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._transport = None
         self._server.left(self)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is over and nothing of it is under way."""
+        return self._transport is None and not self.tasks
+
+    def abort(self) -> None:
+        """End it at once."""
+        self._close(abort=True)
 
     # -- slices ---------------------------------------------------------------------------------
 

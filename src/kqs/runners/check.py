@@ -1,0 +1,43 @@
+"""``python -m kqs.runners.check``: import a worker's handlers, say what they are, exit.
+
+Run by the server before it opens its port, in a process of its own, so that nothing a handler's module does
+when it is imported reaches the server.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from ..core.job import JobDefaults
+from ..errors import ConfigError
+from .load import app_jobs, load
+from .spec import WorkerSpec
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """What a worker's handlers are.
+
+    Attributes:
+        types: every job type, with the settings an app gave it (None for handlers of the config).
+    """
+
+    types: dict[str, JobDefaults | None]
+
+
+def main() -> int:
+    spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
+    try:
+        runners = load(spec)
+        settings = {type_: function.settings for type_, function in app_jobs(spec).items()}
+    except ConfigError as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 2
+    types = {type_: settings.get(type_) for type_ in runners}
+    print(f"\n{msgspec.json.encode(Checked(types)).decode()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""From a worker's settings to runners: all imports happen here, so that their errors name the handler."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import sys
+import traceback
+from typing import Any
+
+from ..errors import ConfigError
+from ..ports import Runner
+from .command import CommandRunner
+from .python import PythonRunner
+from .spec import HandlerSpec, WorkerSpec
+
+
+def load(spec: WorkerSpec) -> dict[str, Runner]:
+    """The runner of each job type of a worker.
+
+    Raises:
+        ConfigError: a handler can't be imported or found; names it, the reason and the line.
+    """
+    if spec.path is not None and spec.path not in sys.path:
+        sys.path.insert(0, spec.path)
+    runners = {type_: _runner(type_, handler) for type_, handler in spec.handlers.items()}
+    for type_, function in app_jobs(spec).items():
+        if type_ in runners:
+            raise ConfigError(f"job type {type_!r} has a handler in the config and one in --app {spec.app}")
+        runners[type_] = PythonRunner(function.run)
+    return runners
+
+
+def app_jobs(spec: WorkerSpec) -> dict[str, Any]:
+    """The ``@app.job`` functions of the worker's app, by type; none without an app."""
+    if spec.app is None:
+        return {}
+    app = _resolve(spec.app, f"--app {spec.app}")
+    jobs = getattr(app, "jobs", None)
+    if not isinstance(jobs, dict):
+        raise ConfigError(f"--app {spec.app}: is a {type(app).__name__}, not a kqs.App")
+    return jobs
+
+
+def _runner(type_: str, handler: HandlerSpec) -> Runner:
+    if handler.python is not None:
+        where = f"handlers.{type_}: {handler.python}"
+        function = _resolve(handler.python, where)
+        if not callable(function):
+            raise ConfigError(f"{where}: is a {type(function).__name__}, not callable")
+        return PythonRunner(function)
+    argv = handler.command or []
+    program = shutil.which(argv[0])
+    if program is None:
+        raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
+    return CommandRunner([os.path.abspath(program), *argv[1:]])
+
+
+def _resolve(path: str, where: str) -> Any:
+    """The object ``pkg.mod:name`` stands for."""
+    module_name, _, attributes = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except BaseException as error:  # a module may raise anything, SystemExit too
+        raise ConfigError(f"{where}: cannot be imported: {_describe(error)}") from None
+    for name in attributes.split("."):
+        if not hasattr(found, name):
+            raise ConfigError(f"{where}: {module_name} has no {attributes!r}")
+        found = getattr(found, name)
+    return found
+
+
+def _describe(error: BaseException) -> str:
+    """The exception and where it was raised, without the import machinery's frames."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, SyntaxError):
+        return text
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename
+    ]
+    own = [frame for frame in frames if frame.filename != __file__]
+    return f"{text} ({own[-1].filename} line {own[-1].lineno})" if own else text

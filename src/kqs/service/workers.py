@@ -1,0 +1,296 @@
+"""The local workers: started, watched, killed, replaced.
+
+Ensures (G3, G4): when a worker process ends, however it ends, what it said before is taken first; then the
+attempt that ran is rescued, and the leases it held unstarted are released at no cost. An attempt that
+overruns its ttr dies with its whole process tree before its job can run again here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from math import inf
+from time import monotonic
+from typing import Any
+
+import msgspec
+import psutil
+
+from ..core.outcome import Settlement
+from ..errors import JournalFailed
+from ..ports import Engine, Expired
+from ..runners.marker import Marker
+from ..runners.spec import WorkerSpec
+from ..runners.worker import EXIT_BAD_HANDLERS
+from .dispatch import Dispatch
+from .server import Connection
+
+#: Makes the server's end of a worker's socket a connection of its own.
+Attach = Callable[[socket.socket, WorkerSpec], Awaitable[Connection]]
+
+#: Waits between restarts of a worker that keeps dying, seconds.
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+#: A worker that lived this long is not one that keeps dying, seconds.
+_LIVED = 10.0
+#: Leases a busy worker has not come to are taken back when the running attempt is this old, seconds.
+REVOKE = 0.1
+
+
+class _Worker:
+    """One worker process after the other, under one name."""
+
+    def __init__(
+        self, spec: WorkerSpec, engine: Engine, dispatch: Dispatch, attach: Attach, log: Any
+    ) -> None:
+        self.spec = spec
+        self.state = "starting"
+        self.restarts = 0
+        self.stopping = False
+        self.connection: Connection | None = None
+        self.process: asyncio.subprocess.Process | None = None
+        self._engine = engine
+        self._dispatch = dispatch
+        self._attach = attach
+        self._log = log.bind(worker=spec.name)
+        self._marker = Marker()
+        self._killed_for = ""
+        self._running_since = ("", 0.0)
+
+    @property
+    def running(self) -> str:
+        """The receipt of the attempt that runs, or ``""``."""
+        return self._marker.get()
+
+    async def supervise(self) -> None:
+        """Keep a process running until told to stop."""
+        wait = _FIRST_WAIT
+        while not self.stopping:
+            began = monotonic()
+            try:
+                status = await self._live()
+            except OSError as error:
+                self._log.error("worker cannot be started", error=str(error))
+                status = EXIT_BAD_HANDLERS
+            if self.stopping:
+                break
+            self.restarts += 1
+            lived = monotonic() - began
+            wait = _FIRST_WAIT if lived > _LIVED else min(2 * wait, _LONGEST_WAIT)
+            self.state = "restarting"
+            if status == EXIT_BAD_HANDLERS:
+                wait = _LONGEST_WAIT  # it said why; people mend such things, restarts don't
+            await asyncio.sleep(0.0 if self._killed_for else wait)
+        self.state = "stopped"
+        self._marker.close()
+
+    async def _live(self) -> int:
+        """One process from its start until everything of it is settled; returns its exit status."""
+        ours, its = socket.socketpair()
+        self._marker.set("")
+        self._killed_for = ""
+        try:
+            self.connection = await self._attach(ours, self.spec)
+            self.process = process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "kqs.runners.worker",
+                *(str(number) for number in (its.fileno(), self._marker.fd, psutil.Process().pid)),
+                stdin=asyncio.subprocess.PIPE,
+                pass_fds=(its.fileno(), self._marker.fd),
+                start_new_session=True,
+            )
+        finally:
+            its.close()
+        assert process.stdin is not None
+        try:
+            process.stdin.write(msgspec.json.encode(self.spec))
+            await process.stdin.drain()
+            process.stdin.close()
+        except OSError:
+            pass  # it is gone already; its status tells
+        if self.stopping:
+            self.terminate()
+        status = await process.wait()
+        _kill_group(process.pid)
+        await self._hear_out(self.connection)
+        await self._settle_leases(status)
+        self.process = None
+        return status
+
+    async def _hear_out(self, connection: Connection) -> None:
+        """Take what the dead process had sent, and let no reserve of its lease anything more."""
+        for _ in range(1000):
+            if connection.closed:
+                return
+            self._dispatch.dismiss(self.spec.name)
+            await asyncio.sleep(0.005)
+        connection.abort()
+
+    async def _settle_leases(self, status: int) -> None:
+        """What the dead process still held: the attempt that ran is rescued, the others are released."""
+        held = self._engine.held_by(self.spec.name)
+        running = self._marker.get()
+        reason = self._killed_for or f"the worker {_describe(status)} while running the job"
+        try:
+            rest = [receipt for receipt in held if receipt != running]
+            if running in held:
+                if self.stopping:
+                    rest.append(running)
+                else:
+                    died = not self._killed_for
+                    self._log.warning("attempt lost", receipt=running, reason=reason)
+                    await self._engine.rescue([running], died=died, reason=reason)
+            elif not self.stopping and status != EXIT_BAD_HANDLERS and not self._killed_for:
+                self._log.warning(f"worker {_describe(status)}")
+            if rest:
+                await self._engine.settle([Settlement(receipt, "release") for receipt in rest])
+        except JournalFailed:
+            pass  # the server is stopping for it; a restart restores the leases
+
+    def terminate(self) -> None:
+        """Ask the process to finish its attempt and go."""
+        if self.process is not None:
+            try:
+                self.process.terminate()
+            except ProcessLookupError:
+                pass
+
+    async def kill(self, reason: str = "") -> None:
+        """Kill the process and all it started.
+
+        Args:
+            reason: why the running attempt ends, when it is the attempt's own fault.
+        """
+        self._killed_for = reason
+        if self.process is not None:
+            await asyncio.to_thread(_kill_tree, self.process.pid)
+
+    async def revoke(self) -> None:
+        """Take back the leases a worker holds beside an attempt that turned out long."""
+        running, now = self._marker.get(), monotonic()
+        if running != self._running_since[0]:
+            self._running_since = (running, now)
+        elif running and now - self._running_since[1] > REVOKE:
+            self._running_since = (running, inf)  # once an attempt: it asks for no more while it runs
+            held = self._engine.held_by(self.spec.name)
+            if len(held) > 1 and running in held:
+                rest = [Settlement(receipt, "release") for receipt in held if receipt != running]
+                await self._engine.settle(rest)
+
+    def shown(self) -> dict[str, Any]:
+        state = self.state
+        if self.process is not None and not self.stopping:
+            heard = self.connection is not None and self.connection.received
+            state = "running" if self.running else "idle" if heard else "starting"
+        return {
+            "name": self.spec.name,
+            "pool": self.spec.pool,
+            "state": state,
+            "pid": self.process.pid if self.process is not None else None,
+            "restarts": self.restarts,
+        }
+
+
+class LocalWorkers:
+    """All worker processes of this server.
+
+    Args:
+        specs: one a process.
+        engine: where leases are taken back.
+        dispatch: where their reserves wait.
+        attach: makes a socket a connection.
+        log: where to say what happened.
+    """
+
+    def __init__(
+        self, specs: Sequence[WorkerSpec], engine: Engine, dispatch: Dispatch, attach: Attach, log: Any
+    ) -> None:
+        self._workers = {spec.name: _Worker(spec, engine, dispatch, attach, log) for spec in specs}
+        self._engine = engine
+        self._tasks: list[asyncio.Task[None]] = []
+        self._types = frozenset[str]().union(*(spec.types for spec in specs))
+
+    def start(self) -> None:
+        """Start all processes; they take work as they come up."""
+        self._tasks = [asyncio.create_task(worker.supervise()) for worker in self._workers.values()]
+
+    def types(self) -> frozenset[str]:
+        """The job types a worker is here for."""
+        return self._types
+
+    def states(self) -> list[dict[str, Any]]:
+        """Every worker: ``name pool state pid restarts``."""
+        return [worker.shown() for worker in self._workers.values()]
+
+    async def look_after(self, expired: Sequence[Expired]) -> list[Expired]:
+        """End overdue attempts; take back what busy workers hold. Returns the leases of remote workers.
+
+        Args:
+            expired: leases whose time is over.
+
+        Raises:
+            JournalFailed: leases could not be taken back durably.
+        """
+        remote: list[Expired] = []
+        unstarted: list[Settlement] = []
+        for lease in expired:
+            worker = self._workers.get(lease.holder)
+            if worker is None:
+                remote.append(lease)
+            elif worker.running == lease.receipt:
+                await worker.kill(f"ttr of {lease.ttr:g} s exceeded")
+            elif worker.process is not None:
+                unstarted.append(Settlement(lease.receipt, "release"))
+        if unstarted:
+            await self._engine.settle(unstarted)
+        for worker in self._workers.values():
+            await worker.revoke()
+        return remote
+
+    async def drain(self, grace: float) -> None:
+        """Let running attempts finish for ``grace`` seconds, then end them; their jobs are released."""
+        for worker in self._workers.values():
+            worker.stopping = True
+            worker.terminate()
+        if self._tasks:
+            _done, late = await asyncio.wait(self._tasks, timeout=grace)
+            if late:
+                await asyncio.gather(*(worker.kill() for worker in self._workers.values()))
+                await asyncio.wait(late)
+
+
+def _describe(status: int) -> str:
+    """How a process ended."""
+    if status < 0:
+        try:
+            return f"was killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"was killed by signal {-status}"
+    return f"exited with status {status}"
+
+
+def _kill_group(group: int) -> None:
+    """End what a dead worker left behind in its process group."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _kill_tree(pid: int) -> None:
+    """Kill a process and its descendants; it is stopped first, so that it starts no more of them."""
+    try:
+        parent = psutil.Process(pid)
+        parent.suspend()
+        tree = [*parent.children(recursive=True), parent]
+    except psutil.NoSuchProcess:
+        return
+    for process in tree:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            pass
