@@ -96,36 +96,26 @@ class EmbeddedEngine:
             raise DiskFull("the disk is full: no new jobs until space is free; jobs still run and finish")
         first = journal.take_sequences(len(jobs))
         now = self._clock.now()
-        parts: list[bytes] = []
-        add = parts.append
-        encode = record.encode_accept
-        accepts: list[tuple[NewJob, bytes, int]] = []
-        sequence = first
-        for job in jobs:
-            flags = FLAG_BINARY if job.binary else 0
-            options = b""
-            if job.options is not NO_OPTIONS:
-                options = msgspec.json.encode(job.options)
-                if job.options.bulk is not None:
-                    flags |= FLAG_BULK
-            type_ = job.type.encode()
-            entry = encode(sequence, flags, now, now + job.delay, job.ttr, job.prio, type_, options, job.data)
-            add(entry)
-            accepts.append((job, entry, record.ACCEPT_FIXED + len(type_) + len(options)))
-            sequence += 1
-        segment, offset = await journal.append(parts, first)
-        self._add(accepts, first, now, segment, offset)
+        entries = _accepts(jobs, first, now)
+        segment, offset = await journal.append(entries, first)
+        self._add(jobs, entries, first, now, segment, offset)
         prefix = self._prefix
-        return Inserted([f"{prefix}{number}" for number in range(first, sequence)])
+        return Inserted([f"{prefix}{number}" for number in range(first, first + len(jobs))])
 
     def _add(
-        self, accepts: list[tuple[NewJob, bytes, int]], number: int, now: int, segment: int, offset: int
+        self,
+        jobs: Sequence[NewJob],
+        entries: list[bytes],
+        number: int,
+        now: int,
+        segment: int,
+        offset: int,
     ) -> None:
         """Put durable jobs into the index and tell who waits for them."""
         index_add = self._index.add
         ready: dict[str, None] = {}
         room = self._window - self._cached
-        for job, entry, data_start in accepts:
+        for job, entry in zip(jobs, entries, strict=True):
             size = len(entry)
             kept = entry if size <= room else None
             if kept is not None:
@@ -146,7 +136,7 @@ class EmbeddedEngine:
                     segment,
                     offset,
                     size,
-                    data_start,
+                    size - 4 - len(job.data),
                     kept,
                     job.options,
                 )
@@ -582,6 +572,25 @@ class EmbeddedEngine:
 
 
 _OK = msgspec.json.encode(EventOptions(outcome="ok"))
+
+
+def _accepts(jobs: Sequence[NewJob], sequence: int, now: int) -> list[bytes]:
+    """The accept entries of jobs, numbered from ``sequence`` on."""
+    encode = record.encode_accept
+    entries: list[bytes] = []
+    for job in jobs:
+        flags = FLAG_BINARY if job.binary else 0
+        options = b""
+        if job.options is not NO_OPTIONS:
+            options = msgspec.json.encode(job.options)
+            if job.options.bulk is not None:
+                flags |= FLAG_BULK
+        type_ = job.type.encode()
+        entries.append(
+            encode(sequence, flags, now, now + job.delay, job.ttr, job.prio, type_, options, job.data)
+        )
+        sequence += 1
+    return entries
 
 
 def _error(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:
