@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from .job import MAX_BATCH, JobFields
+from .job import JobFields
 from .wire import check_text
 
 Role = Literal["insert", "work", "read", "admin"]
@@ -34,27 +34,27 @@ StateName = Literal["delayed", "ready", "reserved", "buried", "done"]
 TypeName = Annotated[str, Meta(min_length=1, max_length=197)]
 
 
-class InsertCall(Struct, gc=False):
-    """A whole ``insert`` without anything unusual, envelope and jobs decoded in one go: the hot path.
+class SingleInsert(Struct, gc=False):
+    """A whole ``insert`` of one job, nothing unusual about it, decoded in one go: the hot path.
 
     Attributes:
-        m: one job or several.
-        id: raw JSON of the caller's id.
+        m: the job.
+        id: the caller's id, a string.
         b: a call with a binary part is none of these.
     """
 
     n: Literal["insert"]
-    m: JobFields | Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)]
-    id: Raw = Raw(b"")
+    m: JobFields
+    id: str
     b: None = None
     v: Literal[1] = 1
 
 
-_inserts = msgspec.json.Decoder(InsertCall)
+_singles = msgspec.json.Decoder(SingleInsert)
 
 
-def decode_inserts(block: bytes) -> list[InsertCall] | None:
-    """The calls of a block of lines, when every one of them is an :class:`InsertCall`.
+def decode_singles(block: bytes) -> list[SingleInsert] | None:
+    """The calls of a block of lines, when every one of them is a :class:`SingleInsert`.
 
     None says nothing about what is wrong, or whether anything is: take the block apart with wire.py.
     """
@@ -62,7 +62,7 @@ def decode_inserts(block: bytes) -> list[InsertCall] | None:
         return None  # not worth trying
     try:
         check_text(block)
-        return _inserts.decode_lines(block)
+        return _singles.decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 

@@ -115,6 +115,7 @@ _MAX_TYPE_CHARACTERS: Final = MAX_TYPE_BYTES // 4
 _NODE_BUFFER: Final = b'{"type":"Buffer"'
 
 _job = msgspec.json.Decoder(JobFields)
+_jobs = msgspec.json.Decoder(Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)])
 _raw_list = msgspec.json.Decoder(list[Raw])
 #: What an engine must be able to do before a field may be given (its capability, and what it is for).
 NEEDS: Final[dict[str, str]] = {
@@ -209,6 +210,24 @@ def parse_job(
     except (msgspec.MsgspecError, RecursionError) as error:
         raise explain(bytes(raw), error, JobFields, index=index, what="job") from None
     return check_job(job, table, capabilities, index, blob)
+
+
+def parse_batch(raw: bytes, table: DefaultsTable, capabilities: frozenset[str]) -> list[NewJob]:
+    """Decode and check an array of jobs.
+
+    Args:
+        raw: the JSON of the array.
+        table, capabilities: see :func:`check_job`.
+
+    Raises:
+        BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field`` of the first bad job.
+    """
+    try:
+        jobs = _jobs.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        items = split_batch(raw)
+        return [parse_job(item, table, capabilities, index=index) for index, item in enumerate(items)]
+    return [check_job(job, table, capabilities, index) for index, job in enumerate(jobs)]
 
 
 def check_job(

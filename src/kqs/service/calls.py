@@ -24,10 +24,9 @@ from ..core.job import (
     PRIOS,
     SECOND,
     DefaultsTable,
-    JobFields,
-    NewJob,
     check_job,
     decode_argument,
+    parse_batch,
     parse_job,
     split_batch,
 )
@@ -137,11 +136,8 @@ class Desk:
     def take(self, connection: Connection, block: bytes) -> None:
         """Begin every call in a block of whole lines, in order."""
         begun = monotonic()
-        if self.accepting and self._may(connection.role, "insert"):
-            inserts = calls.decode_inserts(block)
-            if inserts is not None:
-                self._take_inserts(connection, inserts, len(block), begun)
-                return
+        if self._take_singles(connection, block):
+            return
         try:
             requests = wire.decode_requests(block)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest):
@@ -156,41 +152,26 @@ class Desk:
         if out:
             connection.write(b"".join(out))
 
-    def _take_inserts(
-        self, connection: Connection, inserts: list[calls.InsertCall], size: int, begun: float
-    ) -> None:
-        """A block of nothing but inserts: the hot path. Single jobs in a row go to intake together."""
-        if not inserts:
-            return
-        size //= len(inserts)
-        table, capabilities = self._table, self._engine.capabilities
-        id_parts: list[bytes] = []
-        jobs: list[NewJob] = []
-        for call in inserts:
-            id_part = b""
-            try:
-                id_part = wire.reply_id(call.id)
-                fields = call.m
-                if isinstance(fields, JobFields):
-                    jobs.append(check_job(fields, table, capabilities))
-                    id_parts.append(id_part)
-                    continue
-                batch = [check_job(job, table, capabilities, index) for index, job in enumerate(fields)]
-                self._take_singles(connection, id_parts, jobs, size)
-                id_parts, jobs = [], []
-                connection.in_flight += 1
-                self.intake.add(connection, [id_part], batch, connection.received, size, array=True)
-            except CallError as error:
-                connection.write(wire.encode_error(id_part, error))
-                self._done(connection, "insert", size, begun, error.code)
-        self._take_singles(connection, id_parts, jobs, size)
+    def _take_singles(self, connection: Connection, block: bytes) -> bool:
+        """The hot path: a block of nothing but inserts of one job each, every one of them good.
 
-    def _take_singles(
-        self, connection: Connection, id_parts: list[bytes], jobs: list[NewJob], size: int
-    ) -> None:
-        if jobs:
-            connection.in_flight += len(jobs)
-            self.intake.add(connection, id_parts, jobs, connection.received, size * len(jobs))
+        Returns:
+            False when it is anything else; then nothing was begun.
+        """
+        if not (self.accepting and self._may(connection.role, "insert")):
+            return False
+        inserts = calls.decode_singles(block)
+        if not inserts:
+            return False
+        table, capabilities = self._table, self._engine.capabilities
+        try:
+            jobs = [check_job(insert.m, table, capabilities) for insert in inserts]
+        except CallError:
+            return False
+        id_parts = wire.string_ids([insert.id for insert in inserts])
+        connection.in_flight += len(jobs)
+        self.intake.add(connection, id_parts, jobs, connection.received, len(block))
+        return True
 
     def _take_lines(self, connection: Connection, block: bytes, begun: float) -> None:
         """A block with an unusual or bad line in it: one by one."""
@@ -319,8 +300,8 @@ class Desk:
 
     def _argument(self, connection: Connection, request: Request) -> bytes:
         """The raw argument, without the seed's ``auth`` member, which is acted on."""
-        raw = bytes(request.m)
-        if b'"auth"' not in raw or not raw.startswith(b"{") or request.n == "echo":
+        raw = wire.copy_raw(request.m)
+        if not raw.startswith(b"{") or b'"auth"' not in raw or request.n == "echo":
             return raw
         try:
             members = msgspec.json.decode(raw, type=dict[str, Raw])
@@ -354,17 +335,15 @@ class Desk:
         if not raw:
             raise BadRequest("insert needs a job, or an array of jobs")
         capabilities = self._engine.capabilities
-        if raw.startswith(b"["):
-            if blob is not None:
-                raise BadRequest("a binary part goes with one job, not with an array", field="b")
-            jobs = [
-                parse_job(item, self._table, capabilities, index=index)
-                for index, item in enumerate(split_batch(raw))
-            ]
-        else:
+        array = raw.startswith(b"[")
+        if not array:
             jobs = [parse_job(raw, self._table, capabilities, blob=blob)]
+        elif blob is None:
+            jobs = parse_batch(raw, self._table, capabilities)
+        else:
+            raise BadRequest("a binary part goes with one job, not with an array", field="b")
         connection.in_flight += 1
-        self.intake.add(connection, [id_part], jobs, connection.received, size, array=raw.startswith(b"["))
+        self.intake.add(connection, [id_part], jobs, connection.received, size, array=array)
 
     async def _reserve(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.ReserveArgument, "reserve")
