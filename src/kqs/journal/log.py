@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from .recovery import SPARE, Apply, Recovered, make_segment, recover
 SEGMENT_SIZE = 64 * 1024 * 1024
 #: Appends are put into one frame until it has this many bytes.
 FRAME_TARGET = 8 * 1024 * 1024
+#: When this many entries were told to be durable, the rest is told in the loop's next turn.
+TOLD_AT_ONCE = 1000
 
 
 class Location(NamedTuple):
@@ -91,6 +94,8 @@ class Journal:
         self.pending_bytes = 0
         self._pending: list[_Append] = []
         self._in_flight: list[_Append] | None = None
+        self._durable: deque[tuple[asyncio.Future[Location], Location, int]] = deque()
+        self._telling = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._readers: dict[int, DiskFile] = {}
@@ -216,13 +221,30 @@ class Journal:
         offset = location.offset
         for append in batch:
             self.pending_bytes -= append.size
-            future = append.future
-            if future is not None and not future.done():
-                future.set_result(Location(location.segment, offset))
+            if append.future is not None:
+                self._durable.append((append.future, Location(location.segment, offset), len(append.parts)))
             offset += append.size
         if self._pending:
             self._commit()
-        else:
+        if not self._telling:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Resolve the futures of what is durable, those of some :data:`TOLD_AT_ONCE` entries now.
+
+        Whoever waited has work to do for every entry, so a large frame's are told over several turns of the
+        loop; others get theirs between.
+        """
+        durable, told = self._durable, 0
+        while durable and told < TOLD_AT_ONCE:
+            future, location, entries = durable.popleft()
+            told += entries
+            if not future.done():
+                future.set_result(location)
+        self._telling = bool(durable)
+        if durable:
+            asyncio.get_running_loop().call_soon(self._tell)
+        elif self._in_flight is None:
             self._idle.set()
 
     def _fail(self, error: BaseException | None, batch: list[_Append]) -> None:
