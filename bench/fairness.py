@@ -114,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="bursts of each kind [5]")
     parser.add_argument("--dir", default=None, help="where the server keeps its data [the temporary one]")
+    parser.add_argument("--kinds", nargs="+", choices=["nothing", *BURSTS], help="beside what [all]")
     parser.add_argument("--burst", choices=BURSTS, help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -123,7 +124,7 @@ def main() -> None:
     busy = machine.load()
     rows = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.dir) as directory:
-        for kind in ("nothing", *BURSTS):
+        for kind in given.kinds or ("nothing", *BURSTS):
             took, lasted = measure(kind, given.rounds, directory)
             cuts = statistics.quantiles(took, n=100)
             rows.append(
