@@ -14,6 +14,7 @@ from ..client import Client
 from ..core import wire
 from ..core.job import PRIOS
 from .literal import parse
+from .text import harmless
 
 _STATES = ("delayed", "ready", "reserved", "buried", "done")
 
@@ -110,7 +111,7 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(answer)
         return
-    console = Console()
+    console = Console(markup=False)
     process, journal = answer["process"], answer["journal"]
     console.print(
         f"{answer['name']}: engine {answer['engine']}, process {process['pid']}, "
@@ -121,7 +122,7 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     )
     table = Table("type", *(click_right(state) for state in _STATES))
     for name, counts in sorted(answer["types"].items()):
-        table.add_row(name, *(str(counts[state]) for state in _STATES))
+        table.add_row(harmless(name), *(str(counts[state]) for state in _STATES))
     table.add_row("all", *(str(answer["jobs"][state]) for state in _STATES), style="bold")
     console.print(table)
     calls = Table("call", *(click_right(name) for name in ("count", "errors", "p50 ms", "p99 ms", "max ms")))
@@ -151,7 +152,7 @@ def health(url: str | None, as_json: bool) -> int:
     else:
         click.echo(answer["status"])
         for check in answer["checks"]:
-            click.echo(f"  {check['name']}: {check['status']}: {check['text']}")
+            click.echo(f"  {check['name']}: {check['status']}: {harmless(check['text'])}")
     return 0 if answer["status"] == "ok" else 1
 
 
@@ -179,15 +180,15 @@ def jobs(
         error = one.get("last_error", {}).get("message", "")
         table.add_row(
             one["id"],
-            one["type"],
+            harmless(one["type"]),
             one["state"],
             one["prio"],
             str(one["attempt"]),
             one["inserted_at"],
             str(one["size"]),
-            error[:60],
+            harmless(error[:60]),
         )
-    Console().print(table)
+    Console(markup=False).print(table)
     if "next" in page:
         click.echo(f"more: --after {page['next']}")
 
@@ -206,9 +207,9 @@ def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
         return
     for name, value in answer.items():
         if name == "last_error":
-            click.echo(f"last_error: {value['kind']}: {value['message']} ({value['at']})")
-            if "traceback" in value:
-                click.echo("".join(f"    {line}\n" for line in value["traceback"].splitlines()), nl=False)
+            click.echo(f"last_error: {harmless(value['kind'])}: {harmless(value['message'])} ({value['at']})")
+            for line in value.get("traceback", "").splitlines():
+                click.echo(f"    {harmless(line)}")
         else:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            click.echo(f"{name}: {text}")
+            click.echo(f"{name}: {harmless(text)}")

@@ -23,7 +23,14 @@ def journal() -> None:
 
 
 @journal.command()
-@click.option("--data", envvar="KQS_DATA", default="./kqs-data", show_default=True, metavar="DIR")
+@click.option(
+    "--data",
+    envvar="KQS_DATA",
+    default="./kqs-data",
+    show_default=True,
+    metavar="DIR",
+    help="Data directory.",
+)
 @click.option("--job", "number", type=int, metavar="N", help="Only what is about job number N.")
 def cat(data: str, number: int | None) -> None:
     """Print every entry of a data directory's journal as a JSON line, without payloads.

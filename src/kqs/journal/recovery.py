@@ -47,7 +47,7 @@ def lock_directory(directory: str) -> int:
         DataDirError: the directory can't be made or written.
     """
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        _make_durable(directory)
         fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirError(
@@ -65,6 +65,27 @@ def lock_directory(directory: str) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
+
+
+def _make_durable(directory: str) -> None:
+    """Make the directory if it is missing, and its name durable: a crash must not take it back.
+
+    The directory above is synced at every start, not only when something was made: an earlier start may have
+    ended in between. Where it may not even be opened, it is somebody else's, and was there before.
+    """
+    above = [os.path.dirname(os.path.abspath(directory))]
+    while not os.path.isdir(above[-1]):
+        above.append(os.path.dirname(above[-1]))
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    for folder in above:
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except PermissionError:
+            continue
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def recover(

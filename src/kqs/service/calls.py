@@ -148,9 +148,13 @@ class Desk:
         size = len(block) // len(requests)
         out: list[bytes] = []
         for request in requests:
+            if connection.rejected:
+                break
             self._begin(connection, request, size, begun, out)
         if out:
             connection.write(b"".join(out))
+        if connection.rejected:
+            connection.stop_reading()
 
     def _take_singles(self, connection: Connection, block: bytes) -> bool:
         """The hot path: a block of nothing but inserts of one job each, every one of them good.
@@ -190,6 +194,9 @@ class Desk:
                 continue
             self._begin(connection, request, len(line), begun, out)
             connection.write(b"".join(out))
+            if connection.rejected:
+                connection.stop_reading()
+                return
 
     def failed(self, connection: Connection, call: str, error: CallError) -> None:
         """Count and log a line that never became a call."""
@@ -293,7 +300,7 @@ class Desk:
             if hmac.compare_digest(known.sha256, digest):
                 found = known.role
         if found is None:
-            connection.stop_reading()
+            connection.rejected = True
             raise Unauthorized("unknown token")
         connection.role = found
         return found

@@ -41,6 +41,7 @@ class Connection(asyncio.Protocol):
         role: what it may do; None until it authenticated.
         in_flight: calls taken and not answered yet.
         peer: the address, as shown.
+        rejected: whether it gave a wrong token: that is answered, nothing after it is taken.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class Connection(asyncio.Protocol):
         "in_flight",
         "peer",
         "received",
+        "rejected",
         "role",
         "scheduled",
         "tasks",
@@ -87,6 +89,7 @@ class Connection(asyncio.Protocol):
         self.role = role
         self.in_flight = 0
         self.received = 0.0
+        self.rejected = False
         self.scheduled = False
         self.peer = holder or "?"
         self.tasks: set[asyncio.Task[Any]] = set()
