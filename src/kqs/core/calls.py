@@ -62,9 +62,11 @@ def decode_singles(block: bytes) -> list[SingleInsert] | None:
         return None  # not worth trying
     try:
         check_text(block)
-        return _singles.decode_lines(block)
+        inserts = _singles.decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
+    # To msgspec a newline is a space like others: a line may have held no message, or several.
+    return inserts if len(inserts) == block.count(b"\n") else None
 
 
 class AuthArgument(Struct, forbid_unknown_fields=True):
