@@ -18,6 +18,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import BadRequest, CallError, TooLarge, UnknownField
 from .retry import RetryPolicy, Seconds
+from .wire import copy_raw
 
 Prio = Literal["urgent", "high", "normal", "low", "bulk"]
 PRIOS: Final[tuple[Prio, ...]] = ("urgent", "high", "normal", "low", "bulk")
@@ -111,7 +112,11 @@ class NewJob(Struct, gc=False):
     options: JobOptions
 
 
+#: A type this long may be too long in UTF-8.
+_MAX_TYPE_CHARACTERS: Final = MAX_TYPE_BYTES // 4
+
 _job = msgspec.json.Decoder(JobFields)
+_jobs = msgspec.json.Decoder(Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)])
 _raw_list = msgspec.json.Decoder(list[Raw])
 #: What an engine must be able to do before a field may be given (its capability, and what it is for).
 NEEDS: Final[dict[str, str]] = {
@@ -123,8 +128,24 @@ NEEDS: Final[dict[str, str]] = {
 }
 
 
+class TypeSettings(Struct, frozen=True):
+    """:class:`JobDefaults` as :class:`NewJob` has them, worked out once.
+
+    Attributes:
+        defaults: what they were made from.
+        prio: its number.
+        ttr: milliseconds.
+        options: :data:`NO_OPTIONS` itself when there is nothing in them.
+    """
+
+    defaults: JobDefaults
+    prio: int
+    ttr: int
+    options: JobOptions
+
+
 class DefaultsTable:
-    """Resolves the settings of a type; one dictionary look-up for a type seen before.
+    """Resolves the settings of a type; one dictionary look-up.
 
     Args:
         by_type: settings of the types that have some of their own.
@@ -134,11 +155,18 @@ class DefaultsTable:
     def __init__(
         self, by_type: dict[str, JobDefaults] | None = None, defaults: JobDefaults | None = None
     ) -> None:
-        self.by_type = dict(by_type or {})
-        self.defaults = defaults or JobDefaults()
+        self._by_type = {type: self._resolve(own) for type, own in (by_type or {}).items()}
+        self._others = self._resolve(defaults or JobDefaults())
 
-    def get(self, type: str) -> JobDefaults:
-        return self.by_type.get(type, self.defaults)
+    @staticmethod
+    def _resolve(defaults: JobDefaults) -> TypeSettings:
+        options = JobOptions(defaults.max_attempts, defaults.retry)
+        if options == JobOptions(retry=RetryPolicy()):
+            options = NO_OPTIONS
+        return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], round(defaults.ttr * 1000) or 1, options)
+
+    def get(self, type: str) -> TypeSettings:
+        return self._by_type.get(type, self._others)
 
 
 def split_batch(raw: bytes) -> list[Raw]:
@@ -175,10 +203,7 @@ def parse_job(
 
     Args:
         raw: the JSON of the job.
-        table: settings of job types.
-        capabilities: what the engine can do; a field that needs more is refused.
-        index: position in a batch, named in errors.
-        blob: payload that came as the call's binary part, or None.
+        table, capabilities, index, blob: see :func:`check_job`.
 
     Raises:
         BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field``.
@@ -187,12 +212,53 @@ def parse_job(
         job = _job.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise explain(bytes(raw), error, JobFields, index=index, what="job") from None
+    return check_job(job, table, capabilities, index, blob)
+
+
+def parse_batch(raw: bytes, table: DefaultsTable, capabilities: frozenset[str]) -> list[NewJob]:
+    """Decode and check an array of jobs.
+
+    Args:
+        raw: the JSON of the array.
+        table, capabilities: see :func:`check_job`.
+
+    Raises:
+        BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field`` of the first bad job.
+    """
+    try:
+        jobs = _jobs.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        items = split_batch(raw)
+        return [parse_job(item, table, capabilities, index=index) for index, item in enumerate(items)]
+    return [check_job(job, table, capabilities, index) for index, job in enumerate(jobs)]
+
+
+def check_job(
+    job: JobFields,
+    table: DefaultsTable,
+    capabilities: frozenset[str],
+    index: int | None = None,
+    blob: bytes | None = None,
+) -> NewJob:
+    """Check what a job's fields alone don't tell, and resolve its settings. On the hot path of ``insert``.
+
+    Args:
+        job: as decoded.
+        table: settings of job types.
+        capabilities: what the engine can do; a field that needs more is refused.
+        index: position in a batch, named in errors.
+        blob: payload that came as the call's binary part, or None.
+
+    Raises:
+        BadRequest, TooLarge, Unsupported: naming ``index`` and ``field``.
+    """
     type_ = job.type
-    if len(type_) > 49 and len(type_.encode()) > MAX_TYPE_BYTES:
+    if len(type_) > _MAX_TYPE_CHARACTERS and len(type_.encode()) > MAX_TYPE_BYTES:
         raise TooLarge(
             f"type is longer than {MAX_TYPE_BYTES} bytes", field="type", index=index, limit=MAX_TYPE_BYTES
         )
-    data = bytes(job.data)
+    settings = table.get(type_)
+    data = copy_raw(job.data)
     binary = False
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
@@ -201,15 +267,9 @@ def parse_job(
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True
-    defaults = table.get(type_)
-    options = NO_OPTIONS
-    if (
-        job.max_attempts is not UNSET
-        or job.retry is not UNSET
-        or job.key is not UNSET
-        or defaults.max_attempts
-        or defaults.retry != _PLAIN_RETRY
-    ):
+    options = settings.options
+    if job.max_attempts is not UNSET or job.retry is not UNSET or job.key is not UNSET:
+        defaults = settings.defaults
         options = JobOptions(
             max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
             retry=defaults.retry if job.retry is UNSET else job.retry,
@@ -223,19 +283,15 @@ def parse_job(
         or job.result_ttl is not UNSET
     ):
         _check_capabilities(job, capabilities, index)
-    ttr = defaults.ttr if job.ttr is UNSET else job.ttr
     return NewJob(
         type_,
         data,
         binary,
-        PRIO_NUMBER[defaults.prio if job.prio is UNSET else job.prio],
+        settings.prio if job.prio is UNSET else PRIO_NUMBER[job.prio],
         ceil(job.delay * SECOND) if job.delay else 0,  # never early
-        round(ttr * 1000) or 1,
+        settings.ttr if job.ttr is UNSET else round(job.ttr * 1000) or 1,
         options,
     )
-
-
-_PLAIN_RETRY: Final = RetryPolicy()
 
 
 def _binary_data(job: JobFields, blob: bytes | None, index: int | None) -> bytes:

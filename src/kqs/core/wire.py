@@ -16,8 +16,8 @@ from __future__ import annotations
 import binascii
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw, Struct
@@ -113,6 +113,10 @@ def _read(name: str, raw: Raw) -> Any:
         raise ProtocolError(f"reply's {name} cannot be read: {error}") from None
 
 
+_encode = msgspec.json.Encoder().encode
+#: The bytes of a raw value, in half the time ``bytes()`` takes.
+copy_raw: Final[Callable[[Raw], bytes]] = _encode
+
 _requests = msgspec.json.Decoder(Request)
 _replies = msgspec.json.Decoder(Reply)
 
@@ -179,6 +183,16 @@ class LineReader:
         )
 
 
+def check_text(block: bytes) -> None:
+    """Refuse what is not UTF-8: msgspec does not look into raw values, and nothing else may pass.
+
+    Raises:
+        UnicodeDecodeError: it is not.
+    """
+    if not block.isascii():
+        str(block, "utf-8")
+
+
 def decode_requests(block: bytes) -> list[Request]:
     """All requests of a block of lines, at once.
 
@@ -186,8 +200,7 @@ def decode_requests(block: bytes) -> list[Request]:
         msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest: some line is unusual or bad;
             take the lines one by one with :func:`decode_request` to learn which.
     """
-    if not block.isascii():
-        str(block, "utf-8")  # msgspec does not look into raw values; nothing that isn't UTF-8 may pass
+    check_text(block)
     requests = _requests.decode_lines(block)
     if block and len(requests) != block.count(b"\n") + (not block.endswith(b"\n")):
         # To msgspec a newline is as good as a space: here a line is one message, however blocks are cut.
@@ -206,8 +219,7 @@ def decode_request(line: bytes) -> Request:
         BadRequest: JSON, but not a qrpc v1 call; :func:`salvage_id` may still find whom to answer.
     """
     try:
-        if not line.isascii():
-            str(line, "utf-8")
+        check_text(line)
         try:
             request = _requests.decode(line)
         except msgspec.ValidationError:
@@ -297,14 +309,20 @@ def reply_id(raw: Raw) -> bytes:
     Raises:
         BadRequest: the id is neither a string nor a number.
     """
-    text = bytes(raw)
-    if text.startswith(b'"'):
+    text = copy_raw(raw)
+    first = text[:1]
+    if first == b'"':
         return b'"id":' + text + b","
     if text in (b"", b"null"):
         return b""
-    if text[0] in b"-0123456789":
+    if first in b"-0123456789":
         return b'"id":"' + text + b'",'
     raise BadRequest("id must be a string or a number", field="id")
+
+
+def string_ids(ids: Iterable[str]) -> list[bytes]:
+    """:func:`reply_id` for ids known to be strings."""
+    return [b'"id":%b,' % _encode(id) for id in ids]
 
 
 def encode_reply(id_part: bytes, value: bytes) -> bytes:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ READ_AHEAD = 4 * 1024 * 1024
 BALLAST = "ballast"
 _BALLAST_SIZE = 256 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+#: When this many entries were told to be durable, the rest is told in the loop's next turn.
+TOLD_AT_ONCE = 1000
 
 
 class Location(NamedTuple):
@@ -48,6 +51,7 @@ class _Append(NamedTuple):
     size: int
     sequence: int
     future: asyncio.Future[Location] | None
+    then: Callable[[Location], None] | None
 
 
 class Journal:
@@ -106,6 +110,8 @@ class Journal:
         self._appends = 0  # so far
         self._durable_appends = 0  # of these, the first ones
         self._syncs: list[tuple[int, asyncio.Future[None]]] = []
+        self._durable: deque[tuple[_Append, Location]] = deque()
+        self._telling = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._readers: dict[int, DiskFile] = {}
@@ -216,18 +222,21 @@ class Journal:
         self.next_sequence = first + count
         return first
 
-    def append(self, parts: list[bytes], first_sequence: int) -> asyncio.Future[Location]:
+    def append(
+        self, parts: list[bytes], first_sequence: int, then: Callable[[Location], None] | None = None
+    ) -> asyncio.Future[Location]:
         """Queue entries for one frame; the future resolves when they are durable.
 
         Args:
             parts: encoded entries, one each, in sequence order.
             first_sequence: what :meth:`take_sequences` gave for them.
+            then: called with their location before the future is resolved, in the order of the appends.
 
         Raises (from the future):
             JournalFailed: they may or may not be on disk.
         """
         future: asyncio.Future[Location] = asyncio.get_running_loop().create_future()
-        self._queue(parts, first_sequence, future)
+        self._queue(parts, first_sequence, future, then)
         return future
 
     def append_unwaited(self, parts: list[bytes], first_sequence: int) -> None:
@@ -235,12 +244,16 @@ class Journal:
         self._queue(parts, first_sequence, None)
 
     def _queue(
-        self, parts: list[bytes], first_sequence: int, future: asyncio.Future[Location] | None
+        self,
+        parts: list[bytes],
+        first_sequence: int,
+        future: asyncio.Future[Location] | None,
+        then: Callable[[Location], None] | None = None,
     ) -> None:
         if self.failed is not None:
             raise self.failed
         size = sum(map(len, parts))
-        self._pending.append(_Append(parts, size, first_sequence, future))
+        self._pending.append(_Append(parts, size, first_sequence, future, then))
         self.pending_bytes += size
         self._appends += 1
         if self._in_flight is None:
@@ -296,9 +309,8 @@ class Journal:
         offset = location.offset
         for append in batch:
             self.pending_bytes -= append.size
-            future = append.future
-            if future is not None and not future.done():
-                future.set_result(Location(location.segment, offset))
+            if append.future is not None:
+                self._durable.append((append, Location(location.segment, offset)))
             offset += append.size
         self._durable_appends += len(batch)
         while self._syncs and self._syncs[0][0] <= self._durable_appends:
@@ -307,7 +319,27 @@ class Journal:
                 waiter.set_result(None)
         if self._pending:
             self._commit()
-        else:
+        if not self._telling:
+            self._tell()
+
+    def _tell(self) -> None:
+        """Resolve the futures of what is durable, those of some :data:`TOLD_AT_ONCE` entries now.
+
+        Whoever waited has work to do for every entry, so a large frame's are told over several turns of the
+        loop; others get theirs between.
+        """
+        durable, told = self._durable, 0
+        while durable and told < TOLD_AT_ONCE:
+            append, location = durable.popleft()
+            told += len(append.parts)
+            if append.then is not None:
+                append.then(location)
+            if append.future is not None and not append.future.done():
+                append.future.set_result(location)
+        self._telling = bool(durable)
+        if durable:
+            asyncio.get_running_loop().call_soon(self._tell)
+        elif self._in_flight is None:
             self._idle.set()
 
     def _fail(self, error: BaseException | None, batch: list[_Append]) -> None:
@@ -394,6 +426,11 @@ class Journal:
     def size(self) -> int:
         """Bytes of all segments, the open one up to its last frame."""
         return sum(self._sealed_bytes.values()) + self._open_end
+
+    @property
+    def oldest_untold(self) -> int:
+        """The oldest segment with entries that are durable, but whose callers were not told yet."""
+        return self._durable[0][1].segment if self._durable else self._open_number
 
     @property
     def oldest_segment(self) -> int:

@@ -20,6 +20,7 @@ from ...core import record
 from ...core.lifecycle import State
 from ...core.record import Damaged, Newer
 from ...errors import DamagedJournal, JournalFailed
+from ...journal.log import Location
 from .job import LiveJob, encode_carry
 from .table import Row
 
@@ -62,10 +63,10 @@ class Compactor:
             await asyncio.wait({self._task})
 
     def _droppable(self) -> list[int]:
-        """Segments before the first one with a live job."""
+        """Segments before the first with a live job, or with one that is durable but not in the index yet."""
         journal, live = self._engine.journal, self._engine.index.in_segment
         oldest = min((number for number, count in live.items() if count), default=journal.open_segment)
-        return journal.segments_before(min(oldest, journal.open_segment))
+        return journal.segments_before(min(oldest, journal.oldest_untold, journal.open_segment))
 
     def _bloated(self) -> bool:
         """Whether more than half of the log, and more than half a segment, is dead."""
@@ -131,11 +132,14 @@ class Compactor:
             entry = encode_carry(job, payload, first + len(parts))
             moved.append((number, place, len(entry), job.error))
             parts.append(entry)
-        segment, offset = await journal.append(parts, journal.take_sequences(len(parts)))
-        place = segment << 32 | offset
-        for number, old, size, error in moved:
-            engine.index.carried(number, old, place, size, error)
-            place += size
+
+        def carried(location: Location) -> None:
+            place = location.segment << 32 | location.offset
+            for number, old, size, error in moved:
+                engine.index.carried(number, old, place, size, error)
+                place += size
+
+        await journal.append(parts, journal.take_sequences(len(parts)), carried)
         self.carried += len(parts)
 
     def _whole(self, row: Row) -> tuple[LiveJob, bytes]:

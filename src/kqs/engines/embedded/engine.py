@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from itertools import accumulate, islice
 from typing import Any
 
@@ -20,19 +19,20 @@ from ...core import record
 from ...core.job import NO_OPTIONS, PRIO_NUMBER, SECOND, NewJob
 from ...core.lifecycle import Event, State
 from ...core.outcome import Reason, Settlement
-from ...core.record import FLAG_BINARY, FLAG_BULK, FLAG_LOCAL, Damaged, Newer
+from ...core.record import FLAG_BINARY, FLAG_LOCAL, Damaged, Newer
 from ...core.retry import RetryPolicy, attempts_left, retry_delay
 from ...errors import Busy, Conflict, DamagedJournal, DiskFull, Internal, NotFound, ShuttingDown
 from ...journal.log import Journal, Location
 from ...journal.recovery import Apply
 from ...ports import BulkStore, Clock, Expired, Inserted, Lease, Refusal
+from .accept import Batch
 from .compaction import Compactor
-from .index import BURIED, DELAYED, DONE, READY, RESERVED, Finished, Index
+from .index import BURIED, DONE, READY, RESERVED, Finished, Index
 from .job import LiveJob, load, receipt_of
 from .keys import KEY_BYTES, KeyIndex
 from .replay import EventOptions, Replay, event_options
 from .show import iso, shown
-from .table import STATE_BITS, TYPE_SHIFT, Row
+from .table import Row
 
 #: A job that killed its worker this often is buried.
 POISON_DEATHS = 3
@@ -49,7 +49,6 @@ _RESERVE = 160
 #: How often a full disk is asked again, microseconds.
 _RESERVE_EVERY = SECOND // 2
 _DEFAULT_RETRY = RetryPolicy()
-_READY, _DELAYED = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
 _CONTROL = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
 
 
@@ -156,53 +155,18 @@ class EmbeddedEngine:
 
     async def _put(self, jobs: Sequence[NewJob]) -> int:
         """Journal new jobs; when they are durable, into the index. Returns the first one's number."""
-        journal, index = self.journal, self.index
-        first = sequence = journal.take_sequences(len(jobs))
-        now = self._clock.now()
-        parts: list[bytes] = []
-        dues: list[int] = []
-        metas: list[int] = []
-        groups: dict[int, list[int]] = {}
-        special: list[tuple[int, NewJob]] = []
-        ready: dict[str, None] = {}
-        encode, type_id = record.encode_accept, index.type_id
-        for job in jobs:
-            flags = FLAG_BINARY if job.binary else 0
-            options = b""
-            if job.options is not NO_OPTIONS:
-                options = msgspec.json.encode(job.options)
-                special.append((sequence, job))
-                if job.options.bulk is not None:
-                    flags |= FLAG_BULK
-            type_, delay = job.type, job.delay
-            due = now + delay
-            parts.append(
-                encode(sequence, flags, now, due, job.ttr, job.prio, type_.encode(), options, job.data)
-            )
-            dues.append(due)
-            meta = type_id(type_) << TYPE_SHIFT | job.prio << STATE_BITS | (_DELAYED if delay else _READY)
-            if not delay:
-                ready[type_] = None
-            metas.append(meta)
-            group = groups.get(meta)
-            if group is None:
-                group = groups[meta] = []
-            group.append(sequence)
-            sequence += 1
-        sizes = list(map(len, parts))
-        if not journal.has_room_for(sum(sizes)):
+        first = self.journal.take_sequences(len(jobs))
+        batch = Batch(jobs, first, self._clock.now(), self.index)
+        if not self.journal.has_room_for(batch.size):
             raise DiskFull("the disk has no room for a batch of this size")
-        segment, offset = await journal.append(parts, first)
-        places = list(accumulate(sizes[:-1], initial=segment << 32 | offset))
-        index.extend(first, places, sizes, dues, metas, groups, segment)
-        self._keep(first, parts)
-        for number, job in special:
-            if job.options.bulk is not None:
-                index.bulk[number] = job.options.bulk
-            if job.options.key is not None:
-                self.keys.add(job.options.key, number, now, segment, now)
-        if ready:
-            self._notify(list(ready))
+
+        def enter(location: Location) -> None:
+            batch.enter(self.keys, location)
+            self._keep(first, batch.entries)
+            if batch.ready:
+                self._notify(list(batch.ready))
+
+        await self.journal.append(batch.entries, first, enter)
         return first
 
     def _keep(self, first: int, parts: list[bytes]) -> None:
@@ -593,26 +557,21 @@ class EmbeddedEngine:
     def _submit(self, parts: list[bytes]) -> asyncio.Future[Location]:
         """Journal entries; where the errors among them stand is noted when that is known."""
         first = self.journal.take_sequences(len(parts))
-        done = self.journal.append(parts, first)
-        if self._failed:
-            failed, self._failed = self._failed, []
-            done.add_done_callback(partial(self._place_errors, first, list(map(len, parts)), failed))
-        return done
+        if not self._failed:
+            return self.journal.append(parts, first)
+        failed, self._failed = self._failed, []
+        sizes = list(map(len, parts))
 
-    def _place_errors(
-        self, first: int, sizes: list[int], failed: list[tuple[int, int]], done: asyncio.Future[Location]
-    ) -> None:
-        """Note where jobs' last errors stand, so that they need not be kept in memory."""
-        if done.cancelled() or done.exception() is not None:
-            return
-        segment, offset = done.result()
-        places = list(accumulate(sizes, initial=segment << 32 | offset))
-        for number, sequence in failed:
-            row = self.index.table.row(number)
-            if row is not None:
-                row.chunk.error[row.at] = places[sequence - first]
-            if self._errors.get(number, (0,))[0] == sequence:
-                del self._errors[number]
+        def place_errors(location: Location) -> None:
+            places = list(accumulate(sizes, initial=location.segment << 32 | location.offset))
+            for number, sequence in failed:
+                row = self.index.table.row(number)
+                if row is not None:
+                    row.chunk.error[row.at] = places[sequence - first]
+                if self._errors.get(number, (0,))[0] == sequence:
+                    del self._errors[number]
+
+        return self.journal.append(parts, first, place_errors)
 
     def _note_error(self, number: int, sequence: int, error: dict[str, Any]) -> None:
         """A job's new last error, which the entry with this sequence holds, once that is submitted."""
