@@ -1,4 +1,4 @@
-"""Handlers of the tests, as a config names them: each takes a Job. What they do they say on stdout, a line each."""
+"""Handlers for the tests, found by name: the tests' folder is first on the workers' path."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ TABLE: dict[str, set[str]] = {
 ARGUMENTS = [
     value
     for value in vars(calls).values()
-    if isinstance(value, type) and issubclass(value, Struct) and value is not Struct
+    if isinstance(value, type) and issubclass(value, Struct) and value not in (Struct, calls.SingleInsert)
 ]
 
 

@@ -318,8 +318,8 @@ def test_settings_come_from_the_job_then_its_type_then_the_defaults() -> None:
     own = JobDefaults("high", 5.5, 2, RetryPolicy("fixed"))
     rest = JobDefaults("bulk", 7, 0, RetryPolicy(cap=1))
     table = DefaultsTable({"own": own}, rest)
-    assert table.get("own") is own
-    assert table.get("other") is rest
+    assert table.get("own").defaults is own
+    assert table.get("other").defaults is rest
     job = parse('{"type":"own"}', table)
     assert (job.prio, job.ttr, job.options) == (1, 5500, JobOptions(2, RetryPolicy("fixed")))
     job = parse('{"type":"other"}', table)
@@ -335,7 +335,7 @@ def test_the_table_is_a_copy() -> None:
     given_table: dict[str, JobDefaults] = {}
     table = DefaultsTable(given_table)
     given_table["t"] = JobDefaults("low")
-    assert table.get("t") == JobDefaults()
+    assert table.get("t").defaults == JobDefaults()
 
 
 def test_priorities_are_numbered_from_urgent() -> None:

@@ -131,12 +131,22 @@ NEARLY = [
     b'{"type":"Buffer","data":[1],"more":1}',
     b'{"type":"Buffer","data":[1],"type":"Other"}',
     b'{"type":"Buffers","data":[1]}',
-    b'{"data":[1],"type":"Buffer"}',
-    b'{ "type":"Buffer","data":[1]}',
-    b'{"type": "Buffer","data":[1]}',
     b'[{"type":"Buffer","data":[1]}]',
     b'{"file":{"type":"Buffer","data":[1]}}',
 ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"data":[1],"type":"Buffer"}',
+        b'{ "type":"Buffer","data":[1]}',
+        b'{"type": "Buffer" , "data": [ 1 ] }',
+    ],
+)
+def test_the_form_of_a_node_buffer_is_json_and_may_be_written_as_such(text: bytes) -> None:
+    job = parse(b'{"type":"t","data":%b}' % text)
+    assert (job.data, job.binary) == (b"\x01", True)
 
 
 @pytest.mark.parametrize("text", NEARLY)

@@ -153,7 +153,7 @@ class Compactor:
             job = engine.index.leased.get(number) or loaded.job
         except (DamagedJournal, Damaged, Newer) as damage:
             job, payload = engine.unreadable(row, damage), b""
-        job.error = engine.error_at(row) or job.error
+        engine.add_error(row, job)
         if job.state is not State.RESERVED:
             job.nonce = 0
         job.place = place

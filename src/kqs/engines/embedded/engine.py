@@ -93,7 +93,7 @@ class EmbeddedEngine:
         self._cached = 0
         self.index = Index()
         self.keys = KeyIndex(key_window, key_cap)
-        self._errors: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._errors: dict[int, tuple[int, EventOptions]] = {}
         self._failed: list[tuple[int, int]] = []
         self._keys_pending: dict[str, asyncio.Future[int]] = {}
         self._notify: Callable[[Sequence[str]], None] = lambda types: None
@@ -294,9 +294,10 @@ class EmbeddedEngine:
         """
         sequence = self.journal.next_sequence
         job = self.unreadable(row, damage)
-        self._note_error(job.number, sequence, job.error or {})
-        options = msgspec.json.encode(EventOptions(error=job.error))
-        self._submit([self._event(Event.BURY, sequence, job, self._clock.now(), job.due, options)])
+        options = EventOptions(error=job.error)
+        self._note_error(job.number, sequence, options)
+        text = msgspec.json.encode(options)
+        self._submit([self._event(Event.BURY, sequence, job, self._clock.now(), job.due, text)])
 
     def unreadable(self, row: Row, damage: Exception) -> LiveJob:
         """A job whose entry does not read back, buried, with what its row tells of it."""
@@ -357,14 +358,16 @@ class EmbeddedEngine:
         if entry is not None:
             self._cached -= len(entry)
 
-    def error_at(self, row: Row) -> dict[str, Any] | None:
-        """A job's last error, read back from the event it stands in; None when it is in its own entry."""
-        if (pending := self._errors.get(row.chunk.number[row.at])) is not None:
-            return pending[1]
-        place = row.chunk.error[row.at]
-        if not place:
-            return None
-        return event_options.decode(record.decode_event(self._read(place)).options).error
+    def add_error(self, row: Row, job: LiveJob) -> None:
+        """Complete a job by its last error, read back from the event it stands in, if it stands in one."""
+        if (pending := self._errors.get(job.number)) is not None:
+            options = pending[1]
+        elif place := row.chunk.error[row.at]:
+            options = event_options.decode(record.decode_event(self._read(place)).options)
+        else:
+            return
+        job.error = options.error or job.error
+        job.leased = job.leased or options.leased
 
     async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[bool]:
         index, journal = self.index, self.journal
@@ -498,8 +501,9 @@ class EmbeddedEngine:
         """Apply an event to the index and return its entry; values not given stay as they are."""
         nonce = job.nonce
         due = now if due is None else due
+        options = EventOptions(outcome=outcome, error=error, leased=job.leased if error else 0)
         if error is not None:
-            self._note_error(job.number, sequence, error)
+            self._note_error(job.number, sequence, options)
         self.index.move(
             job,
             event,
@@ -511,9 +515,9 @@ class EmbeddedEngine:
             error=error,
             outcome=outcome,
         )
-        options = msgspec.json.encode(EventOptions(outcome=outcome, error=error)) if outcome or error else b""
+        text = msgspec.json.encode(options) if outcome or error else b""
         return record.encode_event(
-            event, sequence, 0, job.number, now, due, nonce, job.attempt, job.prio, job.deaths, options
+            event, sequence, 0, job.number, now, due, nonce, job.attempt, job.prio, job.deaths, text
         )
 
     async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
@@ -573,9 +577,9 @@ class EmbeddedEngine:
 
         return self.journal.append(parts, first, place_errors)
 
-    def _note_error(self, number: int, sequence: int, error: dict[str, Any]) -> None:
+    def _note_error(self, number: int, sequence: int, options: EventOptions) -> None:
         """A job's new last error, which the entry with this sequence holds, once that is submitted."""
-        self._errors[number] = (sequence, error)
+        self._errors[number] = (sequence, options)
         self._failed.append((number, sequence))
 
     def _release_local(self) -> None:
@@ -623,7 +627,7 @@ class EmbeddedEngine:
                 job = self.index.load(row, self.entry(row)).job
             except (Damaged, Newer) as damage:
                 raise Internal(f"job {row.chunk.number[row.at]}: {damage}") from None
-        job.error = self.error_at(row) or job.error
+        self.add_error(row, job)
         return job
 
     def _ended(self, found: LiveJob | Finished | None) -> LiveJob | None:

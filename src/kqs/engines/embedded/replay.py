@@ -34,11 +34,13 @@ class EventOptions(Struct, omit_defaults=True):
         holder: the worker a lease went to.
         outcome: what the settlement said, remembered for its receipt.
         error: the new last error, as shown.
+        leased: when the attempt that met the error began, microseconds since 1970.
     """
 
     holder: str = ""
     outcome: str = ""
     error: dict[str, Any] | None = None
+    leased: int = 0
 
 
 event_options = msgspec.json.Decoder(EventOptions)
