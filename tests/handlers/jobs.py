@@ -1,4 +1,4 @@
-"""Handlers of the tests, as a config names them: each takes a Job. What they do they say on stdout, a line each."""
+"""Handlers of the tests, as a config names them: each takes a Job and says on stdout what it does."""
 
 from __future__ import annotations
 
