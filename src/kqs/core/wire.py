@@ -149,8 +149,10 @@ class LineReader:
             block = bytes(tail)
             tail.clear()
             tail += memoryview(data)[cut:]
+        elif cut == len(data):
+            block = data
         else:
-            block = data if cut == len(data) else data[:cut]
+            block = data[:cut]
             tail += memoryview(data)[cut:]
         if len(block) > self._max_line or len(tail) > self._max_line:
             block = self._short_lines(block)
