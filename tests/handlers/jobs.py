@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -47,3 +48,10 @@ def again(job: Job) -> None:
 def fail(job: Job) -> None:
     say("fail began", job.id, job.attempt)
     raise Fail("never")
+
+
+def digest(job: Job) -> None:
+    """What came, told so that it can be compared."""
+    data = job.data if isinstance(job.data, bytes) else repr(job.data).encode()
+    kind = type(job.data).__name__
+    say("digest", job.id, kind, len(data), hashlib.sha256(data).hexdigest())
