@@ -101,7 +101,9 @@ def recover(
             scan.file.close()
     torn = scan.torn_tail()
     _remove_unlisted(disk, folder, manifest)
-    file, torn_file = _renew_open_segment(disk, folder, info, scan, torn)
+    if torn:
+        following += TORN_SKIP
+    file, torn_file = _renew_open_segment(disk, folder, info, scan, torn, following)
     manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, manifest.segments)
     manifests.store(disk, directory, manifest)
     return Recovered(
@@ -111,7 +113,7 @@ def recover(
         scan.end,
         scan.frame,
         scan.crc,
-        following + (TORN_SKIP if torn else 0),
+        following,
         torn_file,
         entries,
     )
@@ -299,15 +301,16 @@ def _remove_unlisted(disk: Disk, folder: str, manifest: Manifest) -> None:
 
 
 def _renew_open_segment(
-    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes
+    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes, following: int
 ) -> tuple[DiskFile, str | None]:
     """Rewrite the open segment's valid part into a new file, durable and read back (rule 3).
 
-    Ensures: the file the server appends to holds no byte whose durability was left to an earlier process.
+    Ensures: the file the server appends to holds no byte whose durability was left to an earlier process;
+    when a torn tail is cut, the jump of the sequence to ``following`` is as durable as the cut.
     """
     torn_file = None
     if torn:
-        torn_file = f"{info.file.removesuffix('.seg')}.torn-{scan.end}"
+        torn_file = f"{info.file.removesuffix('.seg')}.torn-{scan.end}"  # where it was cut
         if torn_file in disk.listdir(folder):
             disk.unlink(f"{folder}/{torn_file}")
         keep = disk.open(f"{folder}/{torn_file}", create=True)
@@ -315,6 +318,19 @@ def _renew_open_segment(
         keep.datasync()
         keep.close()
     valid = scan.data[: scan.end]
+    if torn:
+        scan.frame += 1
+        jump, scan.crc = record.encode_frame(
+            (),
+            salt=scan.header.salt,
+            frame=scan.frame,
+            first_sequence=following,
+            durable=scan.frame - 1,
+            count=0,
+            previous=scan.crc,
+        )
+        valid += jump
+        scan.end = len(valid)
     size = scan.file.size()
     scan.file.close()
     path = f"{folder}/{info.file}"
