@@ -98,7 +98,6 @@ def recover(
         following = scan.next_sequence
         if not is_open:
             scan.check_sealed()
-            scan.file.close()
     torn = scan.torn_tail()
     _remove_unlisted(disk, folder, manifest)
     if torn:
@@ -138,7 +137,6 @@ def read_only(disk: Disk, directory: str, apply: Apply) -> None:
         following = scan.next_sequence
         if info is not manifest.segments[-1]:
             scan.check_sealed()
-        scan.file.close()
 
 
 class _Scan:
@@ -147,10 +145,13 @@ class _Scan:
     def __init__(self, disk: Disk, folder: str, manifest: Manifest, info: SegmentInfo) -> None:
         self.info = info
         try:
-            self.file = disk.open(f"{folder}/{info.file}")
+            file = disk.open(f"{folder}/{info.file}")
         except FileNotFoundError:
             raise DamagedJournal(info.file, 0, info.first_sequence, "the segment is missing") from None
-        self.data = self.file.pread(self.file.size(), 0)
+        try:
+            self.data = file.pread(file.size(), 0)
+        finally:
+            file.close()
         try:
             self.header, self.crc = record.decode_segment_header(self.data)
         except Damaged as damage:
@@ -331,13 +332,11 @@ def _renew_open_segment(
         )
         valid += jump
         scan.end = len(valid)
-    size = scan.file.size()
-    scan.file.close()
     path = f"{folder}/{info.file}"
     if f"{info.file}.new" in disk.listdir(folder):
         disk.unlink(f"{path}.new")
     file = disk.open(f"{path}.new", create=True)
-    file.allocate(max(size, len(valid)))
+    file.allocate(max(len(scan.data), len(valid)))
     write_all(file, valid, 0)
     file.datasync()
     if file.pread(len(valid), 0) != valid:
