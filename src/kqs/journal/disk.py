@@ -64,7 +64,7 @@ class RealDisk:
         return os.listdir(path)
 
     def makedirs(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_directory(path)
 
     def rename(self, source: str, target: str) -> None:
         os.replace(source, target)
@@ -73,15 +73,36 @@ class RealDisk:
         os.unlink(path)
 
     def sync_dir(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_directory(path)
 
     def free(self, path: str) -> tuple[int, int]:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+
+
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make a directory, and those above it that are missing, and make their names durable.
+
+    A journal in a directory whose own name a power cut takes back would be gone with it.
+    """
+    if os.path.isdir(path):
+        return
+    above = os.path.dirname(path) or "."
+    make_directory(above, 0o777)
+    try:
+        os.mkdir(path, mode)
+    except FileExistsError:
+        if not os.path.isdir(path):
+            raise
+    _sync_directory(above)
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class ThreadExecutor:

@@ -13,6 +13,7 @@ from ..core.record import Damaged, Newer, SegmentHeader
 from ..errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
 from ..ports import Disk, DiskFile
 from . import manifest as manifests
+from .disk import make_directory
 from .manifest import Manifest, SegmentInfo, write_all
 
 #: kind, the entry's bytes, segment number, offset of the entry in the segment
@@ -47,7 +48,7 @@ def lock_directory(directory: str) -> int:
         DataDirError: the directory can't be made or written.
     """
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_directory(directory)
         fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirError(
