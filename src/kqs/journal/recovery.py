@@ -104,7 +104,9 @@ def recover(
     if torn:
         following += TORN_SKIP
     file, torn_file = _renew_open_segment(disk, folder, info, scan, torn, following)
-    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, manifest.segments)
+    opened = SegmentInfo(info.number, info.first_frame, info.first_sequence, size=file.size())
+    segments = (*manifest.segments[:-1], opened)
+    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, segments)
     manifests.store(disk, directory, manifest)
     return Recovered(
         manifest,
@@ -201,6 +203,10 @@ class _Scan:
                 raise _newer(newer) from None
             entries += frame.entries
             self.end, self.frame, self.crc = frame.end, frame.frame, frame.crc
+        if len(self.data) < self.info.size:
+            raise self._damaged(
+                self.end, f"the file was cut off: {self.info.size} bytes were reserved for it"
+            )
         return entries
 
     def check_sealed(self) -> None:
@@ -245,7 +251,7 @@ def _create(
         disk.unlink(f"{folder}/{name}")
     header = SegmentHeader(1, random(8), int.from_bytes(random(8), "little"), 1, 1, now)
     file, crc = make_segment(disk, folder, header, segment_size)
-    info = SegmentInfo(1, 1, 1)
+    info = SegmentInfo(1, 1, 1, size=file.size())
     manifest = Manifest(record.FORMAT, header.journal.hex(), 1, (info,))
     manifests.store(disk, directory, manifest)
     return Recovered(manifest, file, header, record.SEGMENT_HEADER, 0, crc, 1, None, 0)
