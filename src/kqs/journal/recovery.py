@@ -100,7 +100,7 @@ def recover(
         if not is_open:
             scan.check_sealed()
     torn = scan.torn_tail()
-    _remove_unlisted(disk, folder, manifest)
+    unlisted = _unlisted(disk, folder, manifest)
     if torn:
         following += TORN_SKIP
     file, torn_file = _renew_open_segment(disk, folder, info, scan, torn, following)
@@ -108,6 +108,9 @@ def recover(
     segments = (*manifest.segments[:-1], opened)
     manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, segments)
     manifests.store(disk, directory, manifest)
+    # Only now: the manifest that was read may not have been durable, and the one before it may list them.
+    for name in unlisted:
+        disk.unlink(f"{folder}/{name}")
     return Recovered(
         manifest,
         file,
@@ -295,17 +298,23 @@ def _refuse_frames(disk: Disk, folder: str, name: str) -> None:
         )
 
 
-def _remove_unlisted(disk: Disk, folder: str, manifest: Manifest) -> None:
-    """Remove what a crash left: segments dropped but not unlinked, or made but not yet listed."""
+def _unlisted(disk: Disk, folder: str, manifest: Manifest) -> list[str]:
+    """What a crash left: segments dropped but not unlinked, or made but not yet listed.
+
+    Raises:
+        DamagedJournal: one that was never dropped holds frames.
+    """
     listed = {info.file for info in manifest.segments}
     first = manifest.segments[0].number
+    unlisted = []
     for name in disk.listdir(folder):
         match = _SEGMENT_FILE.fullmatch(name)
         if match is None or name in listed:
             continue
         if int(match[1]) >= first:
             _refuse_frames(disk, folder, name)
-        disk.unlink(f"{folder}/{name}")
+        unlisted.append(name)
+    return unlisted
 
 
 def _renew_open_segment(
