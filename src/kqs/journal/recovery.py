@@ -246,6 +246,7 @@ def _create(
 ) -> Recovered:
     """A new journal. A start that crashed before its manifest left one segment without frames at most."""
     folder = f"{directory}/journal"
+    disk.sync_dir(directory)  # the folder's own name, before a manifest says what is in it
     for name in disk.listdir(folder):
         if name != f"{1:010d}.seg" and name != SPARE:
             raise DamagedJournal("manifest", 0, None, f"it is missing, yet journal/{name} is there")
