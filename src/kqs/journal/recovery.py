@@ -335,6 +335,7 @@ def _renew_open_segment(
         write_all(keep, torn, 0)
         keep.datasync()
         keep.close()
+        disk.sync_dir(folder)
     valid = scan.data[: scan.end]
     if torn:
         scan.frame += 1
