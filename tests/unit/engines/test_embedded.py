@@ -346,7 +346,7 @@ async def test_a_power_cut_at_every_operation() -> None:
     total = sum(harness.disk.counts[kind] for kind in CHANGES) - before
     await check(queue, account)
     assert total > 70
-    for nth in [*range(1, total + 1)] * 2:
+    for nth in [*range(1, total + 1)] * 6:
         harness = SimulatedHarness(random.randrange(1 << 30))
         queue, account = Queue(harness, await harness.make_engine()), Account()
         harness.disk.inject = FaultAt(nth, CRASH, kinds=CHANGES)
