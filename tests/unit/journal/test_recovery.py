@@ -14,7 +14,7 @@ from kqs.core import record
 from kqs.errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
 from kqs.journal import manifest as manifests
 from kqs.journal.manifest import Manifest
-from kqs.journal.recovery import TORN_SKIP, lock_directory, read_only
+from kqs.journal.recovery import TORN_SKIP, each_entry, lock_directory, read_only
 from kqs.testing.disk import SimDisk
 from kqs.testing.faults import CHANGES, FLIP, FaultAt
 
@@ -573,7 +573,11 @@ async def test_reading_only_changes_nothing(rig: Rig) -> None:
     tear(rig, frames[-1], 60)
     before, since = rig.disk.files(), rig.disk.operations
     read: list[int] = []
-    read_only(rig.disk, DATA, lambda _kind, entry, *_: read.append(record.decode_accept(entry).sequence))
+    read_only(
+        rig.disk,
+        DATA,
+        each_entry(lambda _kind, entry, *_: read.append(record.decode_accept(entry).sequence)),
+    )
     assert read == list(range(1, 40))
     assert rig.disk.files() == before
     assert rig.operations(*CHANGES, since=since) == []
