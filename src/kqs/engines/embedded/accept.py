@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 
 import msgspec
@@ -10,9 +11,12 @@ import msgspec
 from ...core import record
 from ...core.job import NO_OPTIONS, NewJob
 from ...core.record import FLAG_BINARY, FLAG_BULK
+from ...errors import Busy, DiskFull, ShuttingDown
 from ...journal.log import Location
+from ...ports import Inserted
 from .index import DELAYED, READY, Index
-from .keys import KeyIndex
+from .keys import KEY_BYTES, KeyIndex
+from .ledger import Ledger
 from .table import STATE_BITS, TYPE_SHIFT
 
 _READY, _DELAYED = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
@@ -80,3 +84,101 @@ class Batch:
                 self._index.bulk[number] = job.options.bulk
             if job.options.key is not None:
                 keys.add(job.options.key, number, self._now, segment, self._now)
+
+
+class Acceptor:
+    """Takes new jobs: room, idempotency keys, journal, index.
+
+    Args:
+        ledger: the books.
+        make_room: returns when the space that is wanted was made, or can't be.
+        memory_limit: bytes of everything kept in memory, estimated; jobs are refused beyond it.
+    """
+
+    def __init__(self, ledger: Ledger, make_room: Callable[[], Awaitable[None]], memory_limit: int) -> None:
+        self._ledger = ledger
+        self._make_room = make_room
+        self.memory_limit = memory_limit
+        self._keys_pending: dict[str, asyncio.Future[int]] = {}
+        self.closing = False
+
+    async def put(self, jobs: Sequence[NewJob]) -> Inserted:
+        await self._make_room()
+        self._admit()
+        if any(job.options.key is not None for job in jobs):
+            return await self._put_keyed(jobs)
+        first = await self._put(jobs)
+        return Inserted(self._ledger.ids(first, len(jobs)))
+
+    def _admit(self) -> None:
+        """Refuse what there is no room for, before anything is done."""
+        if self.closing:
+            raise ShuttingDown("the server is shutting down; insert at another one or later")
+        if not self._ledger.journal.accepting:
+            raise DiskFull("the disk is full: no new jobs until space is free; jobs still run and finish")
+        if self.memory >= self.memory_limit:
+            raise Busy(
+                f"the backlog fills the memory limit of {self.memory_limit} bytes; try again when jobs are "
+                f"done, or raise memory_limit"
+            )
+
+    @property
+    def memory(self) -> int:
+        """Estimated bytes kept in memory because of jobs."""
+        return self._ledger.index.memory + self._ledger.cached + len(self._ledger.keys) * KEY_BYTES
+
+    async def _put(self, jobs: Sequence[NewJob]) -> int:
+        """Journal new jobs; when they are durable, into the index. Returns the first one's number."""
+        first = self._ledger.journal.take_sequences(len(jobs))
+        batch = Batch(jobs, first, self._ledger.now(), self._ledger.index)
+        if not self._ledger.journal.has_room_for(batch.size):
+            raise DiskFull("the disk has no room for a batch of this size")
+
+        def enter(location: Location) -> None:
+            batch.enter(self._ledger.keys, location)
+            self._ledger.keep(first, batch.entries)
+            if batch.ready:
+                self._ledger.notify(list(batch.ready))
+
+        await self._ledger.journal.append(batch.entries, first, enter)
+        return first
+
+    async def _put_keyed(self, jobs: Sequence[NewJob]) -> Inserted:
+        """Insert the jobs whose key is new; the others get the id of the job that used theirs first."""
+        now = self._ledger.now()
+        numbers: list[int | asyncio.Future[int]] = []
+        fresh: list[NewJob] = []
+        own: list[tuple[str, asyncio.Future[int]]] = []
+        duplicates: list[int] = []
+        for position, job in enumerate(jobs):
+            key = job.options.key
+            known = None if key is None else self._keys_pending.get(key) or self._ledger.keys.find(key, now)
+            if known is not None:
+                duplicates.append(position)
+                numbers.append(known)
+                continue
+            number: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+            own.append((key or "", number))
+            if key is not None:
+                self._keys_pending[key] = number
+            fresh.append(job)
+            numbers.append(number)
+        await self._put_fresh(fresh, own)
+        ids = [self._ledger.id_of(number if isinstance(number, int) else await number) for number in numbers]
+        return Inserted(ids, tuple(duplicates))
+
+    async def _put_fresh(self, jobs: list[NewJob], own: list[tuple[str, asyncio.Future[int]]]) -> None:
+        """Insert jobs and tell their numbers to who waits for them, the same key's later callers too."""
+        try:
+            first = await self._put(jobs) if jobs else 0
+        except BaseException as error:
+            for _key, number in own:
+                number.set_exception(error)
+                number.exception()
+            raise
+        else:
+            for value, (_key, number) in enumerate(own, first):
+                number.set_result(value)
+        finally:
+            for key, _number in own:
+                self._keys_pending.pop(key, None)

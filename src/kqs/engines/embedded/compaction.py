@@ -12,7 +12,7 @@ that replaces its keys, is durable.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -22,10 +22,8 @@ from ...core.record import Damaged, Newer
 from ...errors import DamagedJournal, JournalFailed
 from ...journal.log import Location
 from .job import LiveJob, encode_carry
+from .ledger import Ledger
 from .table import Row
-
-if TYPE_CHECKING:
-    from .engine import EmbeddedEngine
 
 #: Rows looked at between two turns of the loop.
 _SCAN = 4096
@@ -34,14 +32,14 @@ _BATCH = 256 * 1024
 
 
 class Compactor:
-    """The background work on an engine's journal; one pass at a time.
+    """The background work on a journal; one pass at a time.
 
     Args:
-        engine: whose jobs and journal.
+        ledger: the books.
     """
 
-    def __init__(self, engine: EmbeddedEngine) -> None:
-        self._engine = engine
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
         self._task: asyncio.Task[None] | None = None
         self.carried = 0
 
@@ -64,14 +62,14 @@ class Compactor:
 
     def _droppable(self) -> list[int]:
         """Segments before the first with a live job, or with one that is durable but not in the index yet."""
-        journal, live = self._engine.journal, self._engine.index.in_segment
+        journal, live = self._ledger.journal, self._ledger.index.in_segment
         oldest = min((number for number, count in live.items() if count), default=journal.open_segment)
         return journal.segments_before(min(oldest, journal.oldest_untold, journal.open_segment))
 
     def _bloated(self) -> bool:
         """Whether more than half of the log, and more than half a segment, is dead."""
-        journal = self._engine.journal
-        limit = 2 * self._engine.index.live_bytes + journal.segment_size // 2
+        journal = self._ledger.journal
+        limit = 2 * self._ledger.index.live_bytes + journal.segment_size // 2
         return journal.size > limit and journal.oldest_segment != journal.open_segment
 
     async def _run(self) -> None:
@@ -80,7 +78,7 @@ class Compactor:
                 if segments := self._droppable():
                     await self._drop(segments)
                 elif self._bloated():
-                    await self._carry_segment(self._engine.journal.oldest_segment)
+                    await self._carry_segment(self._ledger.journal.oldest_segment)
                 else:
                     return
         except JournalFailed:
@@ -88,19 +86,19 @@ class Compactor:
 
     async def _drop(self, segments: list[int]) -> None:
         """Give up segments no live job stands in, after their keys were carried."""
-        engine = self._engine
-        for data in engine.keys.standing_in(segments, engine.now()):
-            first = engine.journal.take_sequences(1)
-            segment, _offset = await engine.journal.append([record.encode_keys(first, data)], first)
-            engine.keys.carried(data, segment)
-        engine.keys.dropped(segments)
+        ledger = self._ledger
+        for data in ledger.keys.standing_in(segments, ledger.now()):
+            first = ledger.journal.take_sequences(1)
+            segment, _offset = await ledger.journal.append([record.encode_keys(first, data)], first)
+            ledger.keys.carried(data, segment)
+        ledger.keys.dropped(segments)
         for number in segments:
-            engine.index.in_segment.pop(number, None)
-        engine.journal.drop_before(segments[-1] + 1)
+            ledger.index.in_segment.pop(number, None)
+        ledger.journal.drop_before(segments[-1] + 1)
 
     async def _carry_segment(self, segment: int) -> None:
         """Carry every live job whose entry stands in this segment."""
-        index = self._engine.index
+        index = self._ledger.index
         start = 0
         while index.in_segment.get(segment):
             batch: list[Row] = []
@@ -121,8 +119,8 @@ class Compactor:
 
     async def _carry(self, rows: list[Row]) -> None:
         """Append carry entries for these jobs and wait; jobs that ended meanwhile are passed over."""
-        engine = self._engine
-        journal = engine.journal
+        ledger = self._ledger
+        journal = ledger.journal
         first = journal.next_sequence
         parts: list[bytes] = []
         moved: list[tuple[int, int, int, dict[str, Any] | None]] = []
@@ -136,7 +134,7 @@ class Compactor:
         def carried(location: Location) -> None:
             place = location.segment << 32 | location.offset
             for number, old, size, error in moved:
-                engine.index.carried(number, old, place, size, error)
+                ledger.index.carried(number, old, place, size, error)
                 place += size
 
         await journal.append(parts, journal.take_sequences(len(parts)), carried)
@@ -144,16 +142,16 @@ class Compactor:
 
     def _whole(self, row: Row) -> tuple[LiveJob, bytes]:
         """A job with everything that is known of it, and its payload."""
-        engine = self._engine
+        ledger = self._ledger
         chunk, at = row
         number, place = chunk.number[at], chunk.place[at]
         try:
-            loaded = engine.index.load(row, engine.entry(row))
+            loaded = ledger.index.load(row, ledger.entry(row))
             payload = loaded.payload
-            job = engine.index.leased.get(number) or loaded.job
+            job = ledger.index.leased.get(number) or loaded.job
         except (DamagedJournal, Damaged, Newer) as damage:
-            job, payload = engine.unreadable(row, damage), b""
-        engine.add_error(row, job)
+            job, payload = ledger.unreadable(row, damage), b""
+        ledger.add_error(row, job)
         if job.state is not State.RESERVED:
             job.nonce = 0
         job.place = place
