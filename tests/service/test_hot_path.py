@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -54,7 +55,8 @@ async def _outcome(folder: Path, lines: Sequence[bytes], *, full: bool = False) 
     engine, metrics = _Engine(full), Metrics()
     log = CallLog(str(folder), CallLogConfig(), lambda: 1.0)
     store = FileStore(str(folder / "bulk"))
-    parts: dict[str, Any] = dict.fromkeys(("dispatch", "clock", "health", "about", "quit"))
+    parts: dict[str, Any] = dict.fromkeys(("clock", "health", "about", "quit"))
+    parts["dispatch"] = SimpleNamespace(dismiss=lambda connection: None)
     server = Server(LimitsConfig(), tokens=False)
     server.desk = Desk(
         engine=engine,  # type: ignore[arg-type]

@@ -10,7 +10,8 @@ import binascii
 import difflib
 import re
 from base64 import b64decode
-from typing import Annotated, Any, Final, Literal
+from math import ceil
+from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -83,6 +84,7 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     max_attempts: int = 0
     retry: RetryPolicy | None = None
     bulk: BulkRef | None = None
+    key: str | None = None
 
 
 NO_OPTIONS: Final = JobOptions()
@@ -112,7 +114,6 @@ class NewJob(Struct, gc=False):
 
 #: A type this long may be too long in UTF-8.
 _MAX_TYPE_CHARACTERS: Final = MAX_TYPE_BYTES // 4
-_NODE_BUFFER: Final = b'{"type":"Buffer"'
 
 _job = msgspec.json.Decoder(JobFields)
 _jobs = msgspec.json.Decoder(Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)])
@@ -162,7 +163,7 @@ class DefaultsTable:
         options = JobOptions(defaults.max_attempts, defaults.retry)
         if options == JobOptions(retry=RetryPolicy()):
             options = NO_OPTIONS
-        return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], int(defaults.ttr * 1000) or 1, options)
+        return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], round(defaults.ttr * 1000) or 1, options)
 
     def get(self, type: str) -> TypeSettings:
         return self._by_type.get(type, self._others)
@@ -179,6 +180,8 @@ def split_batch(raw: bytes) -> list[Raw]:
         items = _raw_list.decode(raw)
     except msgspec.DecodeError as error:
         raise BadRequest(f"not an array of jobs: {error}") from None
+    except RecursionError:
+        raise BadRequest("array of jobs is nested too deep") from None
     if not items:
         raise BadRequest("an array of jobs must hold at least one")
     if len(items) > MAX_BATCH:
@@ -260,16 +263,17 @@ def check_job(
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
         binary = True
-    elif data.startswith(_NODE_BUFFER):
+    elif b'"Buffer"' in data and data.startswith(b"{"):
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True
     options = settings.options
-    if job.max_attempts is not UNSET or job.retry is not UNSET:
+    if job.max_attempts is not UNSET or job.retry is not UNSET or job.key is not UNSET:
         defaults = settings.defaults
         options = JobOptions(
             max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
             retry=defaults.retry if job.retry is UNSET else job.retry,
+            key=None if job.key is UNSET else job.key,
         )
     if (
         job.key is not UNSET
@@ -284,8 +288,8 @@ def check_job(
         data,
         binary,
         settings.prio if job.prio is UNSET else PRIO_NUMBER[job.prio],
-        int(job.delay * SECOND) if job.delay else 0,
-        settings.ttr if job.ttr is UNSET else int(job.ttr * 1000) or 1,
+        ceil(job.delay * SECOND) if job.delay else 0,  # never early
+        settings.ttr if job.ttr is UNSET else round(job.ttr * 1000) or 1,
         options,
     )
 
@@ -324,7 +328,7 @@ def _node_buffer(data: bytes) -> bytes | None:
     """The bytes of a Node Buffer's JSON form, or None when it is some other object."""
     try:
         return bytes(_node.decode(data).data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 
@@ -340,9 +344,21 @@ def _check_capabilities(job: JobFields, capabilities: frozenset[str], index: int
             )
 
 
-_AT = re.compile(r" - at `\$(?:\.\.\.)?\.?([A-Za-z_0-9]*)[^`]*`$")
-_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_AT = re.compile(r" - at `\$([^`]*)`$")
+_MEMBER = re.compile(r"[^.\[\]]*[^.\[\]\d][^.\[\]]*")
+_UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+def _struct_at(struct: type[Struct], path: list[str]) -> type[Struct]:
+    """The Struct that a member of a Struct holds, down a path of names."""
+    for name in path:
+        for field in msgspec.structs.fields(struct):
+            if field.name == name:
+                for part in (field.type, *get_args(field.type)):
+                    if isinstance(part, type) and issubclass(part, Struct):
+                        struct = part
+    return struct
 
 
 def explain(
@@ -362,22 +378,28 @@ def explain(
         index: position in a batch.
         what: what to call it in the message.
     """
-    text = str(error)
     if isinstance(error, RecursionError):
         return BadRequest(f"{what} is nested too deep", index=index)
+    text = str(error)
+    at = _AT.search(text)
+    path = _MEMBER.findall(at[1]) if at else []
+    text = _AT.sub("", text)
     if unknown := _UNKNOWN.search(text):
         name = unknown[1]
-        known = [field.name for field in msgspec.structs.fields(struct)]
+        known = [field.name for field in msgspec.structs.fields(_struct_at(struct, path))]
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-        return UnknownField(f"{what} has an unknown field {name!r}{hint}", field=name, index=index)
+        where = ".".join((what, *path))
+        return UnknownField(
+            f"{where} has an unknown field {name!r}{hint}", field=".".join((*path, name)), index=index
+        )
     if missing := _MISSING.search(text):
-        return BadRequest(f"{what} needs {missing[1]!r}", field=missing[1], index=index)
-    at = _AT.search(text)
-    field = at[1] or None if at else None
-    message = _AT.sub("", text)
-    message = message[:1].lower() + message[1:]
-    return BadRequest(f"{field or what}: {message}", field=field, index=index)
+        field = ".".join((*path, missing[1]))
+        return BadRequest(f"{what} needs {field!r}", field=field, index=index)
+    if not text.startswith("JSON"):
+        text = text[:1].lower() + text[1:]
+    field = ".".join(path)
+    return BadRequest(f"{field or what}: {text}", field=field or None, index=index)
 
 
 def decode_argument(raw: bytes, struct: type[Any], what: str) -> Any:

@@ -28,6 +28,14 @@ from ..errors import BadRequest, CallError, ProtocolError, TooLarge, from_wire
 MAX_LINE = 16 * 1024 * 1024
 
 _UNDEFINED = b'"m":undefined'
+#: Read in its place: as long, and a number no encoder writes so, to be known again in the call's ``m``.
+_STAND_IN = b'"m":-0.00e-00'
+#: An escape that is one half of a surrogate pair, without the other.
+_HALF = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+_REPLACED = rb"\ufffd"
 _FOREIGN = re.compile(
     rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH|PRI) |\x16\x03[\x00-\x04]", re.ASCII
 )
@@ -80,22 +88,29 @@ class Reply(Struct, gc=False):
     def check(self) -> None:
         """Raises the call's error (CallError) if the reply is one."""
         if self.e and bytes(self.e) != b"null":
-            raise from_wire(msgspec.json.decode(self.e))
+            raise from_wire(_read("e", self.e))
 
     def value(self) -> Any:
         """The decoded value (``bytes`` for a binary one); raises the call's error if it is one.
 
         Raises:
             CallError: the server refused the call.
-            ProtocolError: the binary value is not base64.
+            ProtocolError: the value cannot be read: not base64, or a number out of range.
         """
         self.check()
         if isinstance(self.b, str):
             try:
                 return b64decode(self.b, validate=True)
-            except binascii.Error as error:
+            except ValueError as error:
                 raise ProtocolError(f"reply's b is not base64: {error}") from None
-        return msgspec.json.decode(self.m) if self.m else None
+        return _read("m", self.m) if self.m else None
+
+
+def _read(name: str, raw: Raw) -> Any:
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise ProtocolError(f"reply's {name} cannot be read: {error}") from None
 
 
 _encode = msgspec.json.Encoder().encode
@@ -187,6 +202,9 @@ def decode_requests(block: bytes) -> list[Request]:
     """
     check_text(block)
     requests = _requests.decode_lines(block)
+    if block and len(requests) != block.count(b"\n") + (not block.endswith(b"\n")):
+        # To msgspec a newline is as good as a space: here a line is one message, however blocks are cut.
+        raise BadRequest("a line that is blank, or not one message")
     for request in requests:
         if request.v != 1:
             raise BadRequest("v")
@@ -207,10 +225,10 @@ def decode_request(line: bytes) -> Request:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            # A JavaScript client without an argument may send the literal: `"m":undefined`.
-            if _UNDEFINED not in line:
+            javascript = _decode_javascript(line)
+            if javascript is None:
                 raise
-            request = _requests.decode(_without_undefined(line))
+            request = javascript
     except UnicodeDecodeError as error:
         raise BadLine(f"line is not UTF-8: {error.reason} at byte {error.start}") from None
     except RecursionError:
@@ -224,6 +242,38 @@ def decode_request(line: bytes) -> Request:
     return request
 
 
+def _mended(line: bytes) -> tuple[bytes, int]:
+    """The line as long as it was and readable, and how many halves of surrogate pairs were replaced in it."""
+    return _HALF.subn(lambda _match: _REPLACED, line.replace(_UNDEFINED, _STAND_IN, 1))
+
+
+def _decode_javascript(line: bytes) -> Request | None:
+    """A call that JavaScript may write and JSON readers refuse, or None when the line is no such call.
+
+    The literal ``"m":undefined`` of a client without an argument is taken as that; inside the argument it is
+    not JSON. Half a surrogate pair, from a text cut inside a character, is JSON by its grammar: the call is
+    refused, but the connection has done nothing wrong.
+
+    Raises:
+        BadRequest, msgspec.ValidationError: JSON, but not a call that can be taken.
+    """
+    mended, halves = _mended(line)
+    try:
+        request = _requests.decode(mended)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        return None
+    stand_in = _STAND_IN.removeprefix(b'"m":')
+    if _UNDEFINED in line:
+        if bytes(request.m) != stand_in:
+            return None
+        request.m = Raw(b"")
+    if halves:
+        raise BadRequest("a string has half a surrogate pair (\\ud800 .. \\udfff), which is no character")
+    return request
+
+
 class _IdOnly(Struct):
     id: Raw = Raw(b"")
 
@@ -231,18 +281,10 @@ class _IdOnly(Struct):
 def salvage_id(line: bytes) -> bytes:
     """The ``"id":..,`` part for the error reply to a bad call; empty when it has no usable id."""
     try:
-        return reply_id(msgspec.json.decode(line, type=_IdOnly).id)
+        id_part = reply_id(msgspec.json.decode(_mended(line)[0], type=_IdOnly).id)
     except (msgspec.MsgspecError, BadRequest, RecursionError):
         return b""
-
-
-def _without_undefined(line: bytes) -> bytes:
-    """The line with a top-level ``"m":undefined`` taken out; other text is left as it is."""
-    at = line.find(_UNDEFINED)
-    before, after = line[:at].rstrip(), line[at + len(_UNDEFINED) :].lstrip()
-    if before.endswith(b","):
-        return before[:-1] + after
-    return before + after.removeprefix(b",")
+    return b"" if _REPLACED in id_part else id_part
 
 
 def request_blob(request: Request) -> bytes | None:

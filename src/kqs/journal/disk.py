@@ -41,6 +41,10 @@ class RealFile:
                 raise
             os.ftruncate(self._fd, size)  # a file system that can't reserve; writes may meet ENOSPC later
 
+    def will_need(self, size: int, offset: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 

@@ -9,17 +9,38 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core import record
-from ..core.record import Damaged, Newer, SegmentHeader
+from ..core.record import Damaged, Frame, Newer, SegmentHeader
 from ..errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
 from ..ports import Disk, DiskFile
 from . import manifest as manifests
 from .manifest import Manifest, SegmentInfo, write_all
 
-#: kind, the entry's bytes, segment number, offset of the entry in the segment
-Apply = Callable[[int, bytes, int, int], None]
+#: Takes a verified frame: the segment's bytes, the frame, the segment's number. Raises Damaged or Newer when
+#: the frame's entries are not what they must be.
+Apply = Callable[[bytes, Frame, int], None]
+#: Takes an entry: its kind, its bytes, the segment's number, its offset in the segment.
+ApplyEntry = Callable[[int, bytes, int, int], None]
+
+
+def each_entry(apply: ApplyEntry) -> Apply:
+    """An :data:`Apply` that takes a frame apart: each entry verified by its own CRC."""
+
+    def frame(data: bytes, frame: Frame, segment: int) -> None:
+        for kind, start, end in record.entry_bounds(data, frame):
+            entry = data[start:end]
+            try:
+                record.check_entry(entry)
+                apply(kind, entry, segment, start)
+            except Damaged as damage:
+                raise Damaged(start + damage.offset, damage.what) from None
+
+    return frame
+
 
 _SEGMENT_FILE = re.compile(r"(\d{10})\.seg")
-SPARE = "spare"
+_SPARE_FILE = re.compile(r"spare-\d+")
+#: Spare segments are named so, and numbered.
+SPARE = "spare-"
 #: How far sequences jump after a torn tail was cut, so that no id of the cut frame is given again.
 TORN_SKIP = 1_000_000
 
@@ -37,6 +58,7 @@ class Recovered:
     next_sequence: int
     torn: str | None
     entries: int
+    spares: int
 
 
 def lock_directory(directory: str) -> int:
@@ -91,12 +113,12 @@ def _make_durable(directory: str) -> None:
 def recover(
     disk: Disk, directory: str, apply: Apply, *, random: Callable[[int], bytes], now: int, segment_size: int
 ) -> Recovered:
-    """Read the whole journal, calling ``apply`` for every entry in order, and get it ready for appending.
+    """Read the whole journal, calling ``apply`` for every frame in order, and get it ready for appending.
 
     Args:
         disk: the file system.
         directory: DATA, locked by the caller.
-        apply: takes each verified entry.
+        apply: takes each verified frame.
         random: gives n random bytes (journal id, salts).
         now: microseconds since 1970.
         segment_size: bytes a new segment is made with.
@@ -135,11 +157,17 @@ def recover(
         following + (TORN_SKIP if torn else 0),
         torn_file,
         entries,
+        len(spare_names(disk, folder)),
     )
 
 
+def spare_names(disk: Disk, folder: str) -> list[str]:
+    """The spare segments: space made ahead."""
+    return sorted(name for name in disk.listdir(folder) if _SPARE_FILE.fullmatch(name))
+
+
 def read_only(disk: Disk, directory: str, apply: Apply) -> None:
-    """Call ``apply`` for every entry, changing nothing.
+    """Call ``apply`` for every frame, changing nothing.
 
     Raises:
         DataDirError: there is no journal; DamagedJournal, NewerFormat: as :func:`recover`.
@@ -207,16 +235,13 @@ class _Scan:
                 raise self._damaged(self.end, f"sequence {frame.first_sequence} comes twice")
             self.next_sequence = frame.first_sequence
             try:
-                for kind, start, end in record.entry_bounds(self.data, frame):
-                    entry = self.data[start:end]
-                    record.check_entry(entry)
-                    apply(kind, entry, self.info.number, start)
-                    self.next_sequence += 1
+                apply(self.data, frame, self.info.number)
             except Damaged as damage:
                 raise self._damaged(damage.offset, damage.what) from None
             except Newer as newer:
                 raise _newer(newer) from None
             entries += frame.entries
+            self.next_sequence += frame.entries
             self.end, self.frame, self.crc = frame.end, frame.frame, frame.crc
         return entries
 
@@ -255,9 +280,10 @@ def _create(
     """A new journal. A start that crashed before its manifest left one segment without frames at most."""
     folder = f"{directory}/journal"
     for name in disk.listdir(folder):
-        if name != f"{1:010d}.seg" and name != SPARE:
+        spare = _SPARE_FILE.fullmatch(name) is not None
+        if name != f"{1:010d}.seg" and not spare and name != "ballast":
             raise DamagedJournal("manifest", 0, None, f"it is missing, yet journal/{name} is there")
-        if name != SPARE:
+        if name.endswith(".seg"):
             _refuse_frames(disk, folder, name)
         disk.unlink(f"{folder}/{name}")
     header = SegmentHeader(1, random(8), int.from_bytes(random(8), "little"), 1, 1, now)
@@ -265,7 +291,7 @@ def _create(
     info = SegmentInfo(1, 1, 1)
     manifest = Manifest(record.FORMAT, header.journal.hex(), 1, (info,))
     manifests.store(disk, directory, manifest)
-    return Recovered(manifest, file, header, record.SEGMENT_HEADER, 0, crc, 1, None, 0)
+    return Recovered(manifest, file, header, record.SEGMENT_HEADER, 0, crc, 1, None, 0, 0)
 
 
 def make_segment(disk: Disk, folder: str, header: SegmentHeader, size: int) -> tuple[DiskFile, int]:
@@ -274,9 +300,9 @@ def make_segment(disk: Disk, folder: str, header: SegmentHeader, size: int) -> t
     The spare file, if there is one that is large enough, becomes the segment: its space is reserved already.
     """
     path = f"{folder}/{header.number:010d}.seg"
-    names = disk.listdir(folder)
-    if SPARE in names:
-        disk.rename(f"{folder}/{SPARE}", path)
+    spares = spare_names(disk, folder)
+    if spares:
+        disk.rename(f"{folder}/{spares[0]}", path)
         file = disk.open(path)
     else:
         file = disk.open(path, create=True)
@@ -341,8 +367,10 @@ def _renew_open_segment(
     path = f"{folder}/{info.file}"
     if f"{info.file}.new" in disk.listdir(folder):
         disk.unlink(f"{path}.new")
-    file = disk.open(f"{path}.new", create=True)
-    file.allocate(max(size, len(valid)))
+    if spares := spare_names(disk, folder):
+        disk.rename(f"{folder}/{spares[0]}", f"{path}.new")  # its space is there, also on a full disk
+    file = disk.open(f"{path}.new", create=not spares)
+    file.allocate(max(size, len(valid), file.size()))
     write_all(file, valid, 0)
     file.datasync()
     if file.pread(len(valid), 0) != valid:

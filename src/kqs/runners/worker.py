@@ -129,6 +129,8 @@ class Worker:
         self._marker.set(lease.receipt)
         attempted = self._run(lease, begun)
         self._marker.set("")
+        if signal.getsignal(signal.SIGTERM) != self.stop:  # the handler's, which is over
+            signal.signal(signal.SIGTERM, self.stop)
         took = monotonic() - begun
         self._usual = took if not self._usual else max(took, 0.9 * self._usual + 0.1 * took)
         self._link.settle(attempted.settlement(lease.receipt))

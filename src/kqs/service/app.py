@@ -37,6 +37,8 @@ from .workers import LocalWorkers
 
 #: How often due times and leases are looked at, seconds: a delay is late by this at most.
 TICK = 0.02
+#: Seconds peers have, at the end, to take the replies that are on their way to them.
+LAST_WORDS = 2.0
 #: An oversize payload no job refers to is collected when it is this old, seconds.
 ORPHAN_GRACE = 3600.0
 
@@ -125,6 +127,9 @@ class Service:
                 nonce=random.SystemRandom().getrandbits,
                 bulk=self._store,
                 payload_window=config.journal.payload_window,
+                memory_limit=config.journal.memory_limit,
+                key_window=config.journal.key_window,
+                key_cap=config.journal.key_cap,
             )
         except OSError as error:
             raise DataDirError(f"data directory {data} cannot be used: {error.strerror}") from None
@@ -297,10 +302,10 @@ class Service:
             await asyncio.sleep(0.1)  # let the replies that say so go out
             return
         if hasattr(self, "_desk"):
+            self._dispatch.close()
             await self._desk.intake.finish()
             await self._engine.close()
-            self._server.close()
-            await asyncio.sleep(0)
+            await self._server.close(LAST_WORDS)
             await self._store.close()
             self._call_log.close()
             self._log.info("stopped")

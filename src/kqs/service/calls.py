@@ -198,6 +198,11 @@ class Desk:
                 connection.stop_reading()
                 return
 
+    def ended(self, connection: Connection) -> None:
+        """The peer sends no more. It may be gone, or have closed its half: a job it waits for could not be
+        settled here, so its waiting reserves are answered now, with nothing."""
+        self._dispatch.dismiss(connection)
+
     def failed(self, connection: Connection, call: str, error: CallError) -> None:
         """Count and log a line that never became a call."""
         self.metrics.failed(call, error.code)
@@ -356,10 +361,14 @@ class Desk:
         argument = decode_argument(raw, calls.ReserveArgument, "reserve")
         types = frozenset(given(argument.types) or connection.types or ())
         holder = connection.holder or given(argument.worker) or connection.peer
-        work = self._dispatch.reserve(
-            types, argument.max, argument.wait, holder=holder, local=connection.holder is not None
+        leases = await self._dispatch.reserve(
+            types,
+            argument.max,
+            0.0 if connection.ending else argument.wait,
+            asker=connection,
+            holder=holder,
+            local=connection.holder is not None,
         )
-        leases = await work
         views = []
         for lease in leases:
             data = lease.data

@@ -9,11 +9,10 @@ from ..ports import Engine, Lease
 
 
 class _Waiter:
-    __slots__ = ("holder", "types", "woken")
+    __slots__ = ("types", "woken")
 
-    def __init__(self, types: frozenset[str], holder: str, woken: asyncio.Future[bool]) -> None:
+    def __init__(self, types: frozenset[str], woken: asyncio.Future[bool]) -> None:
         self.types = types
-        self.holder = holder
         self.woken = woken
 
     def wake(self, work: bool = True) -> None:
@@ -35,11 +34,19 @@ class Dispatch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: dict[_Waiter, None] = {}
+        self._of: dict[object, set[_Waiter]] = {}
         self.draining = False
         engine.on_ready(self.wake)
 
     async def reserve(
-        self, types: frozenset[str], limit: int, wait: float, *, holder: str, local: bool
+        self,
+        types: frozenset[str],
+        limit: int,
+        wait: float,
+        *,
+        asker: object,
+        holder: str,
+        local: bool,
     ) -> list[Lease]:
         """Lease jobs, waiting up to ``wait`` seconds for the first; possibly none.
 
@@ -47,27 +54,30 @@ class Dispatch:
             types: job types wanted; empty for all.
             limit: most jobs.
             wait: seconds.
+            asker: who to name to :meth:`dismiss` when nobody is there any more.
             holder, local: see :meth:`kqs.ports.Engine.reserve`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
-        while not self.draining:
-            leases = await self._engine.reserve(types, limit, holder=holder, local=local)
-            if leases:
-                if len(leases) == limit:
-                    self.wake(types)
-                return leases
-            if not await self._parked(types, holder, deadline - loop.time()):
+        while True:
+            if not self.draining:
+                leases = await self._engine.reserve(types, limit, holder=holder, local=local)
+                if leases:
+                    if len(leases) == limit:
+                        self.wake(types)
+                    return leases
+            if not await self._parked(types, asker, deadline - loop.time()):
                 break
         return []
 
-    async def _parked(self, types: frozenset[str], holder: str, seconds: float) -> bool:
+    async def _parked(self, types: frozenset[str], asker: object, seconds: float) -> bool:
         """Wait to be woken; False when time is up."""
         if seconds <= 0:
             return False
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(types, holder, loop.create_future())
+        waiter = _Waiter(types, loop.create_future())
         self._waiting[waiter] = None
+        self._of.setdefault(asker, set()).add(waiter)
         timer = loop.call_later(seconds, waiter.wake, False)
         try:
             return await waiter.woken
@@ -78,6 +88,9 @@ class Dispatch:
         finally:
             timer.cancel()
             self._waiting.pop(waiter, None)
+            self._of[asker].discard(waiter)
+            if not self._of[asker]:
+                del self._of[asker]
 
     def wake(self, types: Collection[str]) -> None:
         """Jobs of these types are ready (empty: of any): wake a waiter for each type."""
@@ -102,14 +115,17 @@ class Dispatch:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def dismiss(self, holder: str) -> None:
-        """This worker is gone: its waiting reserves get nothing, now."""
-        for waiter in [waiter for waiter in self._waiting if waiter.holder == holder]:
+    def dismiss(self, asker: object) -> None:
+        """Nobody is there to take a job: the waiting reserves of this asker get nothing, now."""
+        for waiter in self._of.get(asker, ()):
             waiter.wake(False)
 
     def drain(self) -> None:
-        """Hand out nothing more; those who wait get nothing, now."""
+        """Hand out nothing more. Those who ask wait on: told to come back, they would ask without a pause."""
+        self.draining = True
+
+    def close(self) -> None:
+        """The end: all who wait get nothing, now."""
         self.draining = True
         for waiter in list(self._waiting):
-            waiter.wake()
-        self._waiting.clear()
+            waiter.wake(False)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from ..core.job import BulkRef, JobOptions, NewJob
+from ..core.job import BulkRef, NewJob
 from ..core.wire import encode_error, encode_reply
 from ..errors import CallError, Internal, JournalFailed
-from ..ports import BulkStore, Engine
+from ..ports import BulkStore, Engine, Inserted
 from .calllog import CallLog
 from .metrics import Metrics
 
@@ -45,14 +45,28 @@ class _Calls(NamedTuple):
     received: float
     size: int
 
-    def replies(self, ids: list[str]) -> list[bytes]:
-        """The answers, given the ids of the whole batch."""
-        own = ids[self.first : self.first + self.jobs]
+    def replies(self, inserted: Inserted) -> list[bytes]:
+        """The answers, given what became of the whole batch."""
+        own = inserted.ids[self.first : self.first + self.jobs]
+        if inserted.duplicates:
+            return self._with_duplicates(own, inserted.duplicates)
         if self.array:
             return [encode_reply(self.id_parts[0], b'{"ids":%b}' % msgspec.json.encode(own))]
         return [
             b'{"v":1,%b"e":null,"s":"end","m":{"id":"%b"}}\n' % (id_part, id.encode())
             for id_part, id in zip(self.id_parts, own, strict=True)
+        ]
+
+    def _with_duplicates(self, ids: list[str], duplicates: tuple[int, ...]) -> list[bytes]:
+        """:meth:`replies` where some job of the batch had a known idempotency key."""
+        own = [position - self.first for position in duplicates if 0 <= position - self.first < self.jobs]
+        if self.array:
+            reply = {"ids": ids, "duplicates": own} if own else {"ids": ids}
+            return [encode_reply(self.id_parts[0], msgspec.json.encode(reply))]
+        replies = ({"id": id, "duplicate": True} if at in own else {"id": id} for at, id in enumerate(ids))
+        return [
+            encode_reply(id_part, msgspec.json.encode(reply))
+            for id_part, reply in zip(self.id_parts, replies, strict=True)
         ]
 
 
@@ -78,7 +92,7 @@ class Intake:
         self._calls: list[_Calls] = []
         self._begun = 0.0
         self._scheduled = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self.unsynced = 0
         #: Called once, when what waited for the disk is durable; set by the server while it holds up reading.
         self.on_drained: Callable[[], None] | None = None
@@ -133,7 +147,7 @@ class Intake:
             self._jobs, self._calls = [], []
             self._spawn(self._put(jobs, calls, self._begun))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -148,30 +162,37 @@ class Intake:
                 if len(job.data) > self._threshold:
                     ref = await self._bulk.put(job.data)
                     stored.append(ref)
-                    options = JobOptions(job.options.max_attempts, job.options.retry, ref)
+                    options = msgspec.structs.replace(job.options, bulk=ref)
                     jobs[position] = NewJob(job.type, b"", job.binary, job.prio, job.delay, job.ttr, options)
         except CallError as error:
             await self._bulk.delete(stored)
             self._refuse([calls], error, begun)
             return
-        await self._put(jobs, [calls], begun)
+        inserted = await self._put(jobs, [calls], begun)
+        unused = range(len(jobs)) if inserted is None else inserted.duplicates
+        refs = [bulk for position in unused if (bulk := jobs[position].options.bulk) is not None]
+        if refs:
+            await self._bulk.delete(refs)
 
-    async def _put(self, jobs: list[NewJob], batch: list[_Calls], begun: float) -> None:
+    async def _put(self, jobs: list[NewJob], batch: list[_Calls], begun: float) -> Inserted | None:
+        """Put a batch into the engine and answer its calls; None when it was refused."""
         try:
-            ids = (await self._engine.put(jobs)).ids
+            inserted = await self._engine.put(jobs)
         except CallError as error:
             self._refuse(batch, error, begun)
-            return
+            return None
         except JournalFailed as failure:
+            # What was stored stays: the job may be there after a restart.
             self._refuse(batch, Internal(f"{failure}; whether the job was accepted is unknown"), begun)
-            return
+            return Inserted([])
         replies: dict[Connection, list[bytes]] = {}
         for calls in batch:
-            replies.setdefault(calls.connection, []).extend(calls.replies(ids))
+            replies.setdefault(calls.connection, []).extend(calls.replies(inserted))
         self._settle_bytes(sum(calls.size for calls in batch))
         for connection, lines in replies.items():
             connection.answer(b"".join(lines), len(lines))
         self._note(batch[0], sum(map(len, replies.values())), begun, monotonic() - begun)
+        return inserted
 
     def _refuse(self, batch: list[_Calls], error: CallError, begun: float) -> None:
         duration = monotonic() - begun

@@ -135,6 +135,7 @@ class Connection(asyncio.Protocol):
             self._blocks.append(rest + b"\n")
             self._server.schedule(self)
         self._ending = True
+        self._server.desk.ended(self)
         self._maybe_close()
         return True
 
@@ -161,6 +162,11 @@ class Connection(asyncio.Protocol):
             task.cancel()
         self._transport = None
         self._server.left(self)
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing more is read from the peer."""
+        return self._ending
 
     @property
     def closed(self) -> bool:
@@ -278,6 +284,7 @@ class Server:
         self._ready: deque[Connection] = deque()
         self._running = False
         self._listeners: list[asyncio.Server] = []
+        self._all_left: asyncio.Future[None] | None = None
         self.refused = 0
 
     def connection(self) -> Connection:
@@ -322,6 +329,8 @@ class Server:
 
     def left(self, connection: Connection) -> None:
         self._connections.discard(connection)
+        if not self._connections and self._all_left is not None and not self._all_left.done():
+            self._all_left.set_result(None)
 
     def schedule(self, connection: Connection, *, at_once: bool = False) -> None:
         """A connection has lines: it gets its turn, ``at_once`` when nobody else is waiting for one."""
@@ -365,7 +374,10 @@ class Server:
         for listener in self._listeners:
             listener.close()
 
-    def close(self) -> None:
-        """Let every connection go, what was written to it still being sent."""
+    async def close(self, seconds: float) -> None:
+        """Let every connection go; returns when they have taken their replies, or the seconds are over."""
         for connection in list(self._connections):
             connection.stop_reading()
+        if self._connections:
+            self._all_left = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._all_left], timeout=seconds)

@@ -38,6 +38,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _LIVED = 10.0
 #: Leases a busy worker has not come to are taken back when the running attempt is this old, seconds.
 REVOKE = 0.1
+#: How often a worker is told to stop, until it does, seconds.
+AGAIN = 0.5
 
 
 class _Worker:
@@ -126,7 +128,7 @@ class _Worker:
         for _ in range(1000):
             if connection.closed:
                 return
-            self._dispatch.dismiss(self.spec.name)
+            self._dispatch.dismiss(connection)
             await asyncio.sleep(0.005)
         connection.abort()
 
@@ -257,7 +259,12 @@ class LocalWorkers:
             worker.stopping = True
             worker.terminate()
         if self._tasks:
-            _done, late = await asyncio.wait(self._tasks, timeout=grace)
+            late: set[asyncio.Task[None]] = set(self._tasks)
+            until = monotonic() + grace
+            while late and (left := until - monotonic()) > 0:
+                _done, late = await asyncio.wait(late, timeout=min(left, AGAIN))
+                for worker in self._workers.values():
+                    worker.terminate()  # the first one may have come while a handler ignored it
             if late:
                 await asyncio.gather(*(worker.kill() for worker in self._workers.values()))
                 await asyncio.wait(late)

@@ -1,0 +1,5 @@
+"""The servers of tests/service."""
+
+from tests.service.conftest import shared, start
+
+__all__ = ["shared", "start"]
