@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -271,6 +272,7 @@ class Wire:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.connect(address)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._lines: deque[bytes] = deque()
         self._rest = b""
 
     def __enter__(self) -> Wire:
@@ -290,23 +292,22 @@ class Wire:
 
     def line(self) -> dict[str, Any] | None:
         """The next reply, or None when the server closed."""
-        while b"\n" not in self._rest:
+        while not self._lines:
             data = self._receive()
             if not data:
-                assert not self._rest, f"half a reply: {self._rest!r}"
+                assert not self._rest, f"half a reply: {self._rest[:1000]!r}"
                 return None
-            self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        reply: dict[str, Any] = json.loads(line)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            self._lines.extend(lines)
+        reply: dict[str, Any] = json.loads(self._lines.popleft())
         return reply
 
     def rest(self) -> list[dict[str, Any]]:
         """All replies until the server closes."""
-        parts = [self._rest]
-        while data := self._receive():
-            parts.append(data)
-        self._rest = b""
-        return [json.loads(line) for line in b"".join(parts).splitlines()]
+        replies = []
+        while (reply := self.line()) is not None:
+            replies.append(reply)
+        return replies
 
     def ask(self, line: bytes) -> dict[str, Any]:
         """Send one line and return its reply."""
@@ -322,7 +323,7 @@ class Wire:
 
     def closed(self) -> bool:
         """Whether the server closes the connection without another byte; waits for it."""
-        return not self._rest and not self._receive()
+        return not self._lines and not self._rest and not self._receive()
 
     def _receive(self) -> bytes:
         try:

@@ -1,7 +1,8 @@
-"""Handlers for the tests, found by name: the tests' folder is first on the workers' path."""
+"""Handlers of the tests, as a config names them: each takes a Job and says on stdout what it does."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import time
@@ -47,3 +48,10 @@ def again(job: Job) -> None:
 def fail(job: Job) -> None:
     say("fail began", job.id, job.attempt)
     raise Fail("never")
+
+
+def digest(job: Job) -> None:
+    """What came, told so that it can be compared."""
+    data = job.data if isinstance(job.data, bytes) else repr(job.data).encode()
+    kind = type(job.data).__name__
+    say("digest", job.id, kind, len(data), hashlib.sha256(data).hexdigest())

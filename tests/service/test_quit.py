@@ -176,7 +176,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(start: Start, second: si
 
 
 def test_everything_taken_is_answered_before_the_end(start: Start) -> None:
-    """A client that sent 2,000 inserts and then SIGTERM comes: each has a reply, ids are kept, none is half."""
+    """SIGTERM comes amid 2,000 inserts: those that have an ok reply are kept, and no others."""
     server = start()
     with server.connect() as wire:
         line = b'{"v":1,"id":"%d","n":"insert","m":{"type":"flood","data":%d}}\n'

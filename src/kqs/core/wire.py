@@ -133,48 +133,69 @@ def looks_foreign(start: bytes) -> bool:
 class LineReader:
     """Cuts a byte stream into blocks of whole lines.
 
-    Feeding costs O(bytes) however the stream is cut: the unfinished tail is kept as a list of pieces and
-    joined once, when its newline comes.
+    Feeding costs O(bytes) however the stream is cut, in time and in memory: the unfinished tail is one
+    growing buffer, copied once when its newline comes.
+
+    Attributes:
+        broken: a line was over the limit; the stream can't be read on, and what follows is dropped.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
         self._max_line = max_line
-        self._tail: list[bytes] = []
-        self._tail_size = 0
+        self._tail = bytearray()
+        self.broken = False
 
     @property
     def pending(self) -> int:
         """Bytes of the unfinished line held here."""
-        return self._tail_size
+        return len(self._tail)
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes; return all lines finished by them, newlines included (``b""`` when none is).
 
         Raises:
-            TooLarge: the unfinished line is over the limit; the stream can't be read on.
+            TooLarge: a line is over the limit, and none before it is left to return (see ``broken``).
         """
+        if self.broken:
+            raise self.too_long()
+        tail = self._tail
         cut = data.rfind(b"\n") + 1
         if cut == 0:
-            self._tail.append(data)
-            self._tail_size += len(data)
-            if self._tail_size > self._max_line:
-                raise self.too_long()
-            return b""
-        block = data if cut == len(data) else data[:cut]
-        if self._tail:
-            self._tail.append(block)
-            block = b"".join(self._tail)
-            self._tail.clear()
-        self._tail_size = len(data) - cut
-        if self._tail_size:
-            self._tail.append(data[cut:])
+            tail += data
+            block = b""
+        elif tail:
+            tail += memoryview(data)[:cut]
+            block = bytes(tail)
+            tail.clear()
+            tail += memoryview(data)[cut:]
+        elif cut == len(data):
+            block = data
+        else:
+            block = data[:cut]
+            tail += memoryview(data)[cut:]
+        if len(block) > self._max_line or len(tail) > self._max_line:
+            block = self._short_lines(block)
         return block
+
+    def _short_lines(self, block: bytes) -> bytes:
+        """The lines before the first one that is over the limit."""
+        start = 0
+        while start < len(block):
+            end = block.index(b"\n", start)
+            if end - start > self._max_line:
+                break
+            start = end + 1
+        self.broken = start < len(block) or len(self._tail) > self._max_line
+        if self.broken:
+            self._tail.clear()
+            if start == 0:
+                raise self.too_long()
+        return block[:start]
 
     def finish(self) -> bytes:
         """What is left when the stream ends: a last line without its newline, or ``b""``."""
-        rest = b"".join(self._tail)
+        rest = bytes(self._tail)
         self._tail.clear()
-        self._tail_size = 0
         return rest
 
     def too_long(self) -> TooLarge:
@@ -234,6 +255,7 @@ def decode_request(line: bytes) -> Request:
     except RecursionError:
         raise BadLine("line is nested too deep") from None
     except msgspec.ValidationError as error:
+        _check_json(line)
         raise BadRequest(f"not a qrpc v1 call: {error}") from None
     except msgspec.DecodeError as error:
         raise BadLine(f"line is not JSON: {error}") from None
@@ -272,6 +294,20 @@ def _decode_javascript(line: bytes) -> Request | None:
     if halves:
         raise BadRequest("a string has half a surrogate pair (\\ud800 .. \\udfff), which is no character")
     return request
+
+
+def _check_json(line: bytes) -> None:
+    """Of a line that is no call: is it JSON at least?
+
+    Raises:
+        BadLine: it is not.
+    """
+    try:
+        msgspec.json.decode(line)
+    except msgspec.ValidationError:
+        pass  # a number out of range
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise BadLine(f"line is not JSON: {error}") from None
 
 
 class _IdOnly(Struct):

@@ -510,7 +510,7 @@ class Journal:
         sealed = SegmentInfo(
             last.number, last.first_frame, last.first_sequence, self._end, self._frame, self._crc
         )
-        opened = SegmentInfo(header.number, header.first_frame, first_sequence)
+        opened = SegmentInfo(header.number, header.first_frame, first_sequence, size=file.size())
         self._t_store((*others, sealed, opened))
         self._file.close()
         self._file, self._header, self._crc = file, header, crc

@@ -13,6 +13,7 @@ from ..core.record import Damaged, Frame, Newer, SegmentHeader
 from ..errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
 from ..ports import Disk, DiskFile
 from . import manifest as manifests
+from .disk import make_directory
 from .manifest import Manifest, SegmentInfo, write_all
 
 #: Takes a verified frame: the segment's bytes, the frame, the segment's number. Raises Damaged or Newer when
@@ -69,7 +70,7 @@ def lock_directory(directory: str) -> int:
         DataDirError: the directory can't be made or written.
     """
     try:
-        _make_durable(directory)
+        make_directory(directory)
         fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirError(
@@ -87,27 +88,6 @@ def lock_directory(directory: str) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, b"%d\n" % os.getpid(), 0)
     return fd
-
-
-def _make_durable(directory: str) -> None:
-    """Make the directory if it is missing, and its name durable: a crash must not take it back.
-
-    The directory above is synced at every start, not only when something was made: an earlier start may have
-    ended in between. Where it may not even be opened, it is somebody else's, and was there before.
-    """
-    above = [os.path.dirname(os.path.abspath(directory))]
-    while not os.path.isdir(above[-1]):
-        above.append(os.path.dirname(above[-1]))
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    for folder in above:
-        try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except PermissionError:
-            continue
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def recover(
@@ -141,12 +121,18 @@ def recover(
         following = scan.next_sequence
         if not is_open:
             scan.check_sealed()
-            scan.file.close()
     torn = scan.torn_tail()
-    _remove_unlisted(disk, folder, manifest)
-    file, torn_file = _renew_open_segment(disk, folder, info, scan, torn)
-    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, manifest.segments)
+    unlisted = _unlisted(disk, folder, manifest)
+    if torn:
+        following += TORN_SKIP
+    file, torn_file = _renew_open_segment(disk, folder, info, scan, torn, following)
+    opened = SegmentInfo(info.number, info.first_frame, info.first_sequence, size=file.size())
+    segments = (*manifest.segments[:-1], opened)
+    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, segments)
     manifests.store(disk, directory, manifest)
+    # Only now: the manifest that was read may not have been durable, and the one before it may list them.
+    for name in unlisted:
+        disk.unlink(f"{folder}/{name}")
     return Recovered(
         manifest,
         file,
@@ -154,7 +140,7 @@ def recover(
         scan.end,
         scan.frame,
         scan.crc,
-        following + (TORN_SKIP if torn else 0),
+        following,
         torn_file,
         entries,
         len(spare_names(disk, folder)),
@@ -185,7 +171,6 @@ def read_only(disk: Disk, directory: str, apply: Apply) -> None:
         following = scan.next_sequence
         if info is not manifest.segments[-1]:
             scan.check_sealed()
-        scan.file.close()
 
 
 class _Scan:
@@ -194,10 +179,13 @@ class _Scan:
     def __init__(self, disk: Disk, folder: str, manifest: Manifest, info: SegmentInfo) -> None:
         self.info = info
         try:
-            self.file = disk.open(f"{folder}/{info.file}")
+            file = disk.open(f"{folder}/{info.file}")
         except FileNotFoundError:
             raise DamagedJournal(info.file, 0, info.first_sequence, "the segment is missing") from None
-        self.data = self.file.pread(self.file.size(), 0)
+        try:
+            self.data = file.pread(file.size(), 0)
+        finally:
+            file.close()
         try:
             self.header, self.crc = record.decode_segment_header(self.data)
         except Damaged as damage:
@@ -243,6 +231,10 @@ class _Scan:
             entries += frame.entries
             self.next_sequence += frame.entries
             self.end, self.frame, self.crc = frame.end, frame.frame, frame.crc
+        if len(self.data) < self.info.size:
+            raise self._damaged(
+                self.end, f"the file was cut off: {self.info.size} bytes were reserved for it"
+            )
         return entries
 
     def check_sealed(self) -> None:
@@ -279,6 +271,7 @@ def _create(
 ) -> Recovered:
     """A new journal. A start that crashed before its manifest left one segment without frames at most."""
     folder = f"{directory}/journal"
+    disk.sync_dir(directory)  # the folder's own name, before a manifest says what is in it
     for name in disk.listdir(folder):
         spare = _SPARE_FILE.fullmatch(name) is not None
         if name != f"{1:010d}.seg" and not spare and name != "ballast":
@@ -288,7 +281,7 @@ def _create(
         disk.unlink(f"{folder}/{name}")
     header = SegmentHeader(1, random(8), int.from_bytes(random(8), "little"), 1, 1, now)
     file, crc = make_segment(disk, folder, header, segment_size)
-    info = SegmentInfo(1, 1, 1)
+    info = SegmentInfo(1, 1, 1, size=file.size())
     manifest = Manifest(record.FORMAT, header.journal.hex(), 1, (info,))
     manifests.store(disk, directory, manifest)
     return Recovered(manifest, file, header, record.SEGMENT_HEADER, 0, crc, 1, None, 0, 0)
@@ -332,45 +325,64 @@ def _refuse_frames(disk: Disk, folder: str, name: str) -> None:
         )
 
 
-def _remove_unlisted(disk: Disk, folder: str, manifest: Manifest) -> None:
-    """Remove what a crash left: segments dropped but not unlinked, or made but not yet listed."""
+def _unlisted(disk: Disk, folder: str, manifest: Manifest) -> list[str]:
+    """What a crash left: segments dropped but not unlinked, or made but not yet listed.
+
+    Raises:
+        DamagedJournal: one that was never dropped holds frames.
+    """
     listed = {info.file for info in manifest.segments}
     first = manifest.segments[0].number
+    unlisted = []
     for name in disk.listdir(folder):
         match = _SEGMENT_FILE.fullmatch(name)
         if match is None or name in listed:
             continue
         if int(match[1]) >= first:
             _refuse_frames(disk, folder, name)
-        disk.unlink(f"{folder}/{name}")
+        unlisted.append(name)
+    return unlisted
 
 
 def _renew_open_segment(
-    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes
+    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes, following: int
 ) -> tuple[DiskFile, str | None]:
     """Rewrite the open segment's valid part into a new file, durable and read back (rule 3).
 
-    Ensures: the file the server appends to holds no byte whose durability was left to an earlier process.
+    Ensures: the file the server appends to holds no byte whose durability was left to an earlier process;
+    when a torn tail is cut, the jump of the sequence to ``following`` is as durable as the cut.
     """
     torn_file = None
     if torn:
-        torn_file = f"{info.file.removesuffix('.seg')}.torn-{scan.end}"
+        torn_file = f"{info.file.removesuffix('.seg')}.torn-{scan.end}"  # where it was cut
         if torn_file in disk.listdir(folder):
             disk.unlink(f"{folder}/{torn_file}")
         keep = disk.open(f"{folder}/{torn_file}", create=True)
         write_all(keep, torn, 0)
         keep.datasync()
         keep.close()
+        disk.sync_dir(folder)
     valid = scan.data[: scan.end]
-    size = scan.file.size()
-    scan.file.close()
+    if torn:
+        scan.frame += 1
+        jump, scan.crc = record.encode_frame(
+            (),
+            salt=scan.header.salt,
+            frame=scan.frame,
+            first_sequence=following,
+            durable=scan.frame - 1,
+            count=0,
+            previous=scan.crc,
+        )
+        valid += jump
+        scan.end = len(valid)
     path = f"{folder}/{info.file}"
     if f"{info.file}.new" in disk.listdir(folder):
         disk.unlink(f"{path}.new")
     if spares := spare_names(disk, folder):
         disk.rename(f"{folder}/{spares[0]}", f"{path}.new")  # its space is there, also on a full disk
     file = disk.open(f"{path}.new", create=not spares)
-    file.allocate(max(size, len(valid), file.size()))
+    file.allocate(max(len(scan.data), len(valid), file.size()))
     write_all(file, valid, 0)
     file.datasync()
     if file.pread(len(valid), 0) != valid:

@@ -25,6 +25,8 @@ SLICE = 64 * 1024
 TURN = 0.002
 #: Reply bytes a transport may hold before its connection is not read any more.
 REPLY_BUFFER = 1024 * 1024
+#: Seconds a peer that was told why has to stop sending before the connection is cut.
+LINGER = 2.0
 #: A block below this size is taken at once when nobody waits.
 SMALL = 16 * 1024
 
@@ -48,6 +50,8 @@ class Connection(asyncio.Protocol):
         "_blocks",
         "_drop_timer",
         "_ending",
+        "_linger",
+        "_linger_timer",
         "_reader",
         "_reading",
         "_server",
@@ -80,6 +84,8 @@ class Connection(asyncio.Protocol):
         self._taken = 0
         self._start: bytes | None = b""
         self._ending = False
+        self._linger = False
+        self._linger_timer: asyncio.TimerHandle | None = None
         self._reading = True
         self._writable = True
         self._drop_timer: asyncio.TimerHandle | None = None
@@ -128,9 +134,14 @@ class Connection(asyncio.Protocol):
         self._server.schedule(self, at_once=len(block) < SMALL)
         if self._blocks:
             self._gate()
+        if self._reader.broken:
+            self.fail(self._reader.too_long())
 
     def eof_received(self) -> bool:
         """The peer sends no more; what it asked is still answered (``nc -N``)."""
+        if self._linger_timer is not None:
+            self._close()
+            return True
         if rest := self._reader.finish():
             self._blocks.append(rest + b"\n")
             self._server.schedule(self)
@@ -158,6 +169,8 @@ class Connection(asyncio.Protocol):
         self._blocks.clear()
         if self._drop_timer is not None:
             self._drop_timer.cancel()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
         for task in self.tasks:
             task.cancel()
         self._transport = None
@@ -210,6 +223,7 @@ class Connection(asyncio.Protocol):
         if transport is None:
             return
         want = not self._ending and not self._blocks and self._writable
+        want |= self._linger_timer is not None
         if want is not self._reading:
             self._reading = want
             if want:
@@ -245,27 +259,42 @@ class Connection(asyncio.Protocol):
         """Answer a line that can't be read on with, then close when everything before it is answered."""
         self.write(encode_error(b"", error))
         self._server.desk.failed(self, "", error)
-        self.stop_reading()
+        self._ending = self._linger = True
+        self._gate()
+        self._maybe_close()
 
-    def stop_reading(self) -> None:
-        """Take nothing more; close when all that was taken is answered."""
+    def stop_reading(self, *, linger: bool = True) -> None:
+        """Take nothing more; close when all that was taken is answered.
+
+        Args:
+            linger: whether the peer may be sending still: closed on it, it would hear "connection reset"
+                and might never read why. What it sends is dropped then, for a while.
+        """
         self._ending = True
+        self._linger = linger
         self._blocks.clear()
         self._gate()
         self._maybe_close()
 
     def _maybe_close(self) -> None:
-        if self._ending and not self._blocks and self.in_flight == 0 and not self.scheduled:
+        over = self._ending and not self._blocks and self.in_flight == 0 and not self.scheduled
+        if over and self._linger_timer is None:
             self._close()
 
     def _close(self, abort: bool = False) -> None:
         self._ending = True
         self._blocks.clear()
-        if self._transport is not None:
-            if abort:
-                self._transport.abort()
-            else:
-                self._transport.close()
+        transport = self._transport
+        if transport is None:
+            return
+        if abort:
+            transport.abort()
+        elif self._linger and self._linger_timer is None:
+            self._linger_timer = asyncio.get_running_loop().call_later(LINGER, self._close, True)
+            transport.write_eof()
+            self._gate()
+        else:
+            transport.close()
 
 
 class Server:
@@ -377,7 +406,7 @@ class Server:
     async def close(self, seconds: float) -> None:
         """Let every connection go; returns when they have taken their replies, or the seconds are over."""
         for connection in list(self._connections):
-            connection.stop_reading()
+            connection.stop_reading(linger=False)
         if self._connections:
             self._all_left = asyncio.get_running_loop().create_future()
             await asyncio.wait([self._all_left], timeout=seconds)

@@ -144,6 +144,11 @@ class SimDisk:
         self._life += 1
         self.open_files = 0
 
+    def revive(self) -> None:
+        """What looked like a power cut was the death of all processes only: the cache is still there."""
+        self.kill()
+        self._on = True
+
     def evict(self) -> None:
         """The cache lets go of everything that is clean: what a failed sync lost is seen to be lost."""
         for _path, content in self._media.files():

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from kqs import AsyncClient, Client
+from kqs import App, AsyncClient, Client
 
 from .peer import PATIENCE, Peer
 
@@ -33,3 +33,9 @@ def client(peer: Peer) -> Iterator[Client]:
 async def aio(peer: Peer) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(peer.url, timeout=PATIENCE) as client:
         yield client
+
+
+@pytest.fixture
+def app() -> App:
+    """Declares jobs; nobody listens at its server."""
+    return App("kqs://127.0.0.1:1")

@@ -195,8 +195,7 @@ NO_CALL: list[tuple[bytes, bytes, str]] = [
     (b"1", b"", "object"),
     (b"null", b"", "object"),
     (b'"x"', b"", "object"),
-    (b'"m":undefined', b"", "object"),
-    (b"[" * DEEP, b"", "object"),
+    (b"[[]]", b"", "object"),
 ]
 
 
@@ -207,6 +206,12 @@ def test_json_that_is_no_call(line: bytes, id_part: bytes, says: str) -> None:
     assert not isinstance(caught.value, BadLine)
     assert wire.salvage_id(line) == id_part
     assert _refused_alike(line)
+
+
+@pytest.mark.parametrize("line", [b'"m":undefined', b"[" * DEEP, b'{"v":"1","n":x}', b'{"v":true'])
+def test_what_is_neither_a_call_nor_json_ends_the_connection(line: bytes) -> None:
+    with pytest.raises(BadLine, match="not JSON"):
+        wire.decode_request(line)
 
 
 @pytest.mark.parametrize("half", [b"\\ud800", b"\\uDBFFx", b"\\udc00", b"\\ud83d\\u0041", b"\\udc00\\ud800"])

@@ -12,7 +12,7 @@ from kqs.errors import JournalFailed
 from kqs.journal import manifest as manifests
 from kqs.journal.log import Journal, Location
 from kqs.journal.manifest import Manifest
-from kqs.journal.recovery import Apply
+from kqs.journal.recovery import ApplyEntry, each_entry
 from kqs.testing.disk import SimDisk
 from kqs.testing.executor import InlineExecutor, SteppedExecutor
 from kqs.testing.faults import Operation
@@ -79,7 +79,7 @@ class Rig:
         self.replayed: list[Replayed] = []
         self.failures: list[JournalFailed] = []
 
-    def open(self, apply: Apply | None = None, **settings: Any) -> Journal:
+    def open(self, apply: ApplyEntry | None = None, **settings: Any) -> Journal:
         """Recover and open; entries go to :attr:`replayed` unless ``apply`` takes them."""
         self.replayed = []
         self.stepped = SteppedExecutor()
@@ -92,7 +92,7 @@ class Rig:
             self.disk.attach(),
             executor,
             DATA,
-            apply or keep,
+            each_entry(apply or keep),
             now=NOW,
             segment_size=self.segment_size,
             random=self.random.randbytes,

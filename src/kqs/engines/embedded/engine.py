@@ -404,11 +404,14 @@ class EmbeddedEngine:
         now = self._clock.now()
         first = journal.next_sequence
         ready: dict[str, None] = {}
+        repeated = False
         for position, settlement in enumerate(settlements):
             job = leases.get(settlement.receipt)
             if job is None:
-                # The same ack again, after a lost reply, is fine: it was done (G2).
-                if index.settled.get(settlement.receipt) != settlement.outcome:
+                # The same settlement again, after a lost reply, is fine: it was done (G2).
+                if index.settled.get(settlement.receipt) == settlement.outcome:
+                    repeated = True
+                else:
                     refused.append(Refusal(position, "stale_receipt"))
                 continue
             outcome = settlement.outcome
@@ -423,8 +426,8 @@ class EmbeddedEngine:
                     ready[job.type] = None
         if parts:
             await self._append(parts, ready)
-        elif len(refused) < len(settlements):
-            await journal.sync()  # a repeated ack may have come before the first one's sync
+        elif repeated:
+            await journal.sync()  # it may have come before the first one's sync
         return refused
 
     def _finish(self, job: LiveJob, event: Event, now: int, outcome: str) -> None:
