@@ -38,8 +38,8 @@ Results = dict[tuple[str, str], Figures]
 
 
 @cache
-def loads(subject: str, case: str) -> list[loadgen.Load]:
-    return SUBJECTS[subject].loads(CASES[case])
+def loads(subject: str, case: str, window: int) -> list[loadgen.Load]:
+    return SUBJECTS[subject].loads(CASES[case], window)
 
 
 def measure(subject: Subject, case: Case, load: list[loadgen.Load], directory: str) -> tuple[float, float]:
@@ -68,17 +68,15 @@ def ceiling(subject: Subject, case: Case, load: list[loadgen.Load], null: NullSe
     return sum(one.calls for one in load) * (case.batch if subject.batches else 1) / seconds
 
 
-def one_round(
-    results: Results, subjects: list[str], cases: list[str], directory: str, null: NullServer
-) -> None:
+def one_round(results: Results, given: argparse.Namespace, directory: str, null: NullServer) -> None:
     """Every server in every case, one after the other, so that what disturbs one disturbs all."""
-    for name in cases:
+    for name in given.cases:
         case = CASES[name]
-        for key in subjects:
+        for key in given.servers:
             subject = SUBJECTS[key]
             if case.batch > 1 and not subject.batches:
                 continue
-            load = loads(key, name)
+            load = loads(key, name, given.window)
             figures = results[key, name]
             rate, cpu = measure(subject, case, load, directory)
             figures.rates.append(rate)
@@ -105,8 +103,9 @@ def report(results: Results, subjects: list[str], cases: list[str]) -> str:
 
 def _row(results: Results, key: str, name: str) -> list[str]:
     own = results.get(("kqs", name))
-    # Batches have no counterpart elsewhere: they stand beside the same jobs, pipelined one by one.
-    figures = results.get((key, name)) or results[key, "singles"]
+    figures, server = results.get((key, name)), SUBJECTS[key].name
+    if figures is None:  # no batches there: beside them stand its pipelined singles
+        figures, server = results[key, "singles"], f"{server}: singles"
     ratio = "-"
     if own is not None and key != "kqs":
         pairs = zip(own.rates, figures.rates, strict=True)
@@ -117,7 +116,7 @@ def _row(results: Results, key: str, name: str) -> list[str]:
         verdict += " (too low: the figure says nothing)"
     return [
         CASES[name].name,
-        SUBJECTS[key].name,
+        server,
         f"{rate:,.0f}",
         f"{min(figures.rates):,.0f}",
         f"{max(figures.rates):,.0f}",
@@ -134,6 +133,9 @@ def main() -> None:
     parser.add_argument("--dir", default=None, help="where the servers keep their data [the temporary one]")
     parser.add_argument("--servers", nargs="+", choices=SUBJECTS, default=list(SUBJECTS))
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument(
+        "--window", type=int, default=0, help="jobs unanswered at any time [4000; batches: 16]"
+    )
     given = parser.parse_args()
     if "batches" in given.cases and given.servers != ["kqs"] and "singles" not in given.cases:
         parser.error(f"batches are compared with {SINGLES.name}: add the case singles")
@@ -142,7 +144,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=given.dir) as directory:
         null = NullServer(directory)
         for _ in range(given.rounds):
-            one_round(results, given.servers, given.cases, directory, null)
+            one_round(results, given, directory, null)
         print(f"machine: {machine.describe(directory)}; {busy}")
     print(f"medians of {given.rounds} rounds; null server in {null.language}\n")
     print(report(results, given.servers, given.cases))

@@ -12,9 +12,9 @@ import servers
 from kqs import Client
 
 BATCH = 1000
-#: Calls unanswered over all connections, and the same in batches.
+#: Jobs unanswered over all connections, in single calls and in batches.
 WINDOW = 4000
-WINDOW_BATCHES = 16
+WINDOW_BATCHES = 16 * BATCH
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,19 @@ class Subject:
     lines: int = 1
     share: float = 1.0
 
-    def loads(self, case: Case) -> list[loadgen.Load]:
-        """What each connection of a case sends."""
+    def loads(self, case: Case, window: int = 0) -> list[loadgen.Load]:
+        """What each connection of a case sends.
+
+        Args:
+            case: which.
+            window: most jobs unanswered over all of them; 0 for :data:`WINDOW` or :data:`WINDOW_BATCHES`.
+        """
         batch = case.batch if self.batches else 1
         each = int(case.jobs * self.share) // case.connections // batch * batch
-        window = max(1, (WINDOW if batch == 1 else WINDOW_BATCHES) // case.connections)
+        window = window or (WINDOW if batch == 1 else WINDOW_BATCHES)
+        calls = max(1, window // batch // case.connections)
         return [
-            loadgen.Load(self.calls(10**7 + each * number, each, batch), each // batch, window)
+            loadgen.Load(self.calls(10**7 + each * number, each, batch), each // batch, calls)
             for number in range(case.connections)
         ]
 
@@ -130,6 +136,6 @@ def _beanstalkd(name: str, journal: str, share: float = 1.0) -> Subject:
 SUBJECTS = {
     "kqs": Subject("KQS", servers.kqs, kqs_calls, b'"e":null', kqs_ready, batches=True),
     "none": _beanstalkd("beanstalkd, no journal", "none"),
-    "default": _beanstalkd("beanstalkd -b DIR (synced at most every 50 ms)", "default"),
-    "fsync": _beanstalkd("beanstalkd -b DIR -f 0 (synced before the reply)", "fsync", share=0.05),
+    "default": _beanstalkd("beanstalkd -b DIR", "default"),
+    "fsync": _beanstalkd("beanstalkd -b DIR -f 0", "fsync", share=0.05),
 }
