@@ -53,6 +53,27 @@ class TimeCases(Cases):
         await queue.advance(20 + queue.harness.slack)
         assert await queue.take_ids() == [ids[4], ids[0], ids[2], ids[3], ids[1]]
 
+    async def test_a_delay_that_was_cut_short_does_not_cut_short_the_next(self, queue: Queue) -> None:
+        id = await queue.put_one(delay=10)
+        await queue.engine.control("kick", [id])
+        assert await queue.settle(await queue.take_one(), "again", delay=100) is None
+        await queue.advance(10 + queue.harness.slack)
+        assert await queue.state(id) == "delayed"
+        await queue.advance(89.9 - queue.harness.slack)
+        assert await queue.take() == []
+        await queue.advance(0.1 + queue.harness.slack)
+        assert await queue.take_ids() == [id]
+
+    async def test_a_lease_that_is_over_does_not_end_the_next(self, queue: Queue) -> None:
+        await queue.put_one(ttr=10)
+        first = await queue.take_one()
+        await queue.advance(6)
+        assert await queue.settle(first, "release") is None
+        second = await queue.take_one()
+        assert await queue.advance(9.9) == []
+        told = await queue.advance(0.1 + queue.harness.slack)
+        assert [e.receipt for e in told] == [second.receipt]
+
     async def test_the_ttr_runs_from_the_lease(self, queue: Queue) -> None:
         await queue.put_one(ttr=10)
         assert await queue.advance(1000) == []
