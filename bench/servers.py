@@ -59,19 +59,25 @@ def _running(argv: list[str], **pipes: int) -> Iterator[subprocess.Popen[bytes]]
 @contextlib.contextmanager
 def kqs(directory: str) -> Iterator[Running]:
     """``kqs serve`` with its defaults and a new data directory under ``directory``."""
-    with tempfile.TemporaryDirectory(prefix="bench-kqs-", dir=directory) as data:
-        argv = [sys.executable, "-m", "kqs.cli.main", "serve", "--log-json"]
-        argv += ["--listen", "127.0.0.1:0", "--data", data]
-        with _running(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            said = []
-            for line in process.stderr:
-                said.append(line.decode(errors="replace"))
-                entry = json.loads(line) if line.startswith(b"{") else {}
-                if entry.get("event") == "ready":
-                    port = int(entry["listen"].rpartition(":")[2])
-                    yield Running(port, psutil.Process(process.pid))
-                    return
-            raise SystemExit("kqs serve did not start:\n" + "".join(said))
+    with tempfile.TemporaryDirectory(prefix="bench-kqs-", dir=directory) as data, kqs_on(data) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def kqs_on(data: str) -> Iterator[Running]:
+    """``kqs serve`` with its defaults on a data directory."""
+    argv = [sys.executable, "-m", "kqs.cli.main", "serve", "--log-json"]
+    argv += ["--listen", "127.0.0.1:0", "--data", data]
+    with _running(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        said = []
+        for line in process.stderr:
+            said.append(line.decode(errors="replace"))
+            entry = json.loads(line) if line.startswith(b"{") else {}
+            if entry.get("event") == "ready":
+                port = int(entry["listen"].rpartition(":")[2])
+                yield Running(port, psutil.Process(process.pid))
+                return
+        raise SystemExit("kqs serve did not start:\n" + "".join(said))
 
 
 @contextlib.contextmanager
