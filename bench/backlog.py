@@ -82,8 +82,8 @@ def main() -> None:
             resident = stats(server.port)["process"]["rss_bytes"] / 1e6
         size = sum(entry.stat().st_size for entry in os.scandir(f"{data}/journal"))
         print(
-            f"restart: first job leased after {took:.1f} s ({entries / took:,.0f} entries/s, the start of the "
-            f"process included), {resident:.0f} MB resident; {size / 1e6:,.0f} MB in the journal folder"
+            f"restart: first job leased after {took:.1f} s ({entries / took:,.0f} entries/s, start of "
+            f"the process included), {resident:.0f} MB resident; {size / 1e6:,.0f} MB in the journal folder"
         )
 
 
