@@ -116,6 +116,8 @@ async def test_a_cancelled_call_leaves_the_others_alone() -> None:
                 await held
             assert await client.ping() == "pong"
             assert peer.connections == 1
+            assert client._link is not None
+            assert not client._link._queues  # nothing is kept of the call that was given up
 
 
 # -- streams -------------------------------------------------------------------------------------

@@ -34,68 +34,6 @@ def take(queue: ReadyQueue, ready: dict[int, tuple[int, str]], types: list[str],
     return numbers
 
 
-class ReadyQueueMachine(RuleBasedStateMachine):
-    """Jobs are inserted, leased, returned, taken out and brought back, in any order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.queue = ReadyQueue()
-        self.last = 0
-        self.ready: dict[int, tuple[int, str]] = {}
-        self.away: dict[int, str] = {}
-
-    @rule(prio=prios, type_=st.sampled_from(TYPES), count=st.integers(1, 4))
-    def insert(self, prio: int, type_: str, count: int) -> None:
-        for _ in range(count):
-            self.last += 1
-            self.ready[self.last] = (prio, type_)
-            self.queue.push(prio, type_, self.last)
-
-    @rule(types=st.lists(st.sampled_from([*TYPES, "none"]), unique=True), limit=st.integers(1, 6))
-    def pop(self, types: list[str], limit: int) -> None:
-        wanted = [
-            (prio, number) for number, (prio, type_) in self.ready.items() if not types or type_ in types
-        ]
-        expected = [number for _prio, number in sorted(wanted)[:limit]]
-        type_of = {number: type_ for number, (_prio, type_) in self.ready.items()}
-        assert take(self.queue, self.ready, types, limit) == expected
-        self.away.update({number: type_of[number] for number in expected})
-
-    @precondition(lambda self: self.away)
-    @rule(data=st.data(), prio=prios)
-    def give_back(self, data: st.DataObject, prio: int) -> None:
-        """Retried, released, due or kicked: with its old number, so its old place."""
-        number = data.draw(st.sampled_from(sorted(self.away)))
-        type_ = self.away.pop(number)
-        self.ready[number] = (prio, type_)
-        self.queue.push(prio, type_, number)
-
-    @precondition(lambda self: self.ready)
-    @rule(data=st.data())
-    def take_out(self, data: st.DataObject) -> None:
-        """Buried or deleted while ready: the queue is not told."""
-        number = data.draw(st.sampled_from(sorted(self.ready)))
-        _prio, type_ = self.ready.pop(number)
-        self.away[number] = type_
-
-    @invariant()
-    def heads_are_known_numbers(self) -> None:
-        heads = list(self.queue.heads())
-        assert all(1 <= number <= self.last for number in heads)
-        if self.ready:
-            assert heads
-
-    def teardown(self) -> None:
-        """Nothing is lost, nothing comes twice."""
-        by_prio = sorted(self.ready, key=lambda number: (self.ready[number][0], number))
-        assert take(self.queue, self.ready, [], len(by_prio) + 1) == by_prio
-        assert take(self.queue, self.ready, [], 1) == []
-
-
-TestReadyQueue = ReadyQueueMachine.TestCase
-TestReadyQueue.settings = settings(max_examples=80, stateful_step_count=30)
-
-
 def filled(*jobs: tuple[int, str, int]) -> tuple[ReadyQueue, dict[int, tuple[int, str]]]:
     queue = ReadyQueue()
     for prio, type_, number in jobs:
@@ -157,3 +95,65 @@ def test_heads_are_the_oldest_of_their_lanes() -> None:
     queue, _ready = filled((2, "a", 5), (2, "a", 6), (2, "b", 3), (0, "a", 9))
     queue.push(2, "a", 4)
     assert sorted(queue.heads()) == [3, 4, 9]
+
+
+class ReadyQueueMachine(RuleBasedStateMachine):
+    """Jobs are inserted, leased, returned, taken out and brought back, in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = ReadyQueue()
+        self.last = 0
+        self.ready: dict[int, tuple[int, str]] = {}
+        self.away: dict[int, str] = {}
+
+    @rule(prio=prios, type_=st.sampled_from(TYPES), count=st.integers(1, 4))
+    def insert(self, prio: int, type_: str, count: int) -> None:
+        for _ in range(count):
+            self.last += 1
+            self.ready[self.last] = (prio, type_)
+            self.queue.push(prio, type_, self.last)
+
+    @rule(types=st.lists(st.sampled_from([*TYPES, "none"]), unique=True), limit=st.integers(1, 6))
+    def pop(self, types: list[str], limit: int) -> None:
+        wanted = [
+            (prio, number) for number, (prio, type_) in self.ready.items() if not types or type_ in types
+        ]
+        expected = [number for _prio, number in sorted(wanted)[:limit]]
+        type_of = {number: type_ for number, (_prio, type_) in self.ready.items()}
+        assert take(self.queue, self.ready, types, limit) == expected
+        self.away.update({number: type_of[number] for number in expected})
+
+    @precondition(lambda self: self.away)
+    @rule(data=st.data(), prio=prios)
+    def give_back(self, data: st.DataObject, prio: int) -> None:
+        """Retried, released, due or kicked: with its old number, so its old place."""
+        number = data.draw(st.sampled_from(sorted(self.away)))
+        type_ = self.away.pop(number)
+        self.ready[number] = (prio, type_)
+        self.queue.push(prio, type_, number)
+
+    @precondition(lambda self: self.ready)
+    @rule(data=st.data())
+    def take_out(self, data: st.DataObject) -> None:
+        """Buried or deleted while ready: the queue is not told."""
+        number = data.draw(st.sampled_from(sorted(self.ready)))
+        _prio, type_ = self.ready.pop(number)
+        self.away[number] = type_
+
+    @invariant()
+    def heads_are_known_numbers(self) -> None:
+        heads = list(self.queue.heads())
+        assert all(1 <= number <= self.last for number in heads)
+        if self.ready:
+            assert heads
+
+    def teardown(self) -> None:
+        """Nothing is lost, nothing comes twice."""
+        by_prio = sorted(self.ready, key=lambda number: (self.ready[number][0], number))
+        assert take(self.queue, self.ready, [], len(by_prio) + 1) == by_prio
+        assert take(self.queue, self.ready, [], 1) == []
+
+
+TestReadyQueue = ReadyQueueMachine.TestCase
+TestReadyQueue.settings = settings(max_examples=80, stateful_step_count=30)
