@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import typing
+from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from msgspec import UNSET, Struct
 
-from kqs.core import calls
+from kqs.core import calls, wire
 from kqs.core.calls import ALLOWED, ROLES, Role
+from kqs.core.job import DefaultsTable, JobFields, NewJob, check_job, parse_job
+from kqs.errors import CallError
 
 #: docs: "Roles": insert, work, read; admin may make all.
 TABLE: dict[str, set[str]] = {
@@ -127,3 +133,81 @@ def test_given() -> None:
     assert calls.given(UNSET) is None
     assert calls.given("") == ""
     assert calls.given(0) == 0
+
+
+# -- the hot path --------------------------------------------------------------------------------
+
+LINES = st.sampled_from(
+    [
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}}',
+        b'{"v":1,"id":"\\u00e9\\"","n":"insert","m":{"type":"t","data":{"a":[1,2.50]}}}',
+        '{"n":"insert","id":"\u00e9","m":{"type":"\u00e9","data":"\u00e9"},"more":{"n":1}}'.encode(),
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}}\r',
+        b'{"v":1,"id":"1","n":"insert","b":null,"m":{"type":"t"}}',
+        b'{"v":1,"id":"2","id":"1","n":"ping","n":"insert","m":{"type":"a","type":"t"}}',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t","data":{"type":"Buffer","data":[1]}}}',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"%b"}}' % (b"x" * 198),
+        # all that follow are not for the hot path
+        b'{"v":1,"id":1,"n":"insert","m":{"type":"t"}}',
+        b'{"v":1,"n":"insert","m":{"type":"t"}}',
+        b'{"v":2,"id":"1","n":"insert","m":{"type":"t"}}',
+        b'{"v":1,"id":"1","n":"ping"}',
+        b'{"v":1,"id":"1","n":"insert","m":[{"type":"t"}]}',
+        b'{"v":1,"id":"1","n":"insert","m":undefined}',
+        b'{"v":1,"b":4,"id":"1","n":"insert","m":{"type":"t"},"b":"AAAA"}',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t","auth":{"usr":"u","pwd":"p"}}}',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t","data":"\xff"}}',
+        b'{"v":1,"id":"1",\n"n":"insert","m":{"type":"t"}}',
+        b"x",
+        b"",
+    ]
+)
+
+
+def _job(fields: JobFields | bytes) -> NewJob | dict[str, Any]:
+    """A job or what it is refused with."""
+    try:
+        if isinstance(fields, bytes):
+            return parse_job(fields, DefaultsTable(), frozenset())
+        return check_job(fields, DefaultsTable(), frozenset())
+    except CallError as error:
+        return error.to_wire()
+
+
+@given(st.lists(LINES, max_size=4))
+def test_what_the_hot_path_takes_is_what_the_other_makes_of_it(lines: list[bytes]) -> None:
+    block = b"".join(line + b"\n" for line in lines)
+    singles = calls.decode_singles(block)
+    if singles is None:
+        return
+    requests = [wire.decode_request(line) for line in wire.lines(block)]
+    assert [request.n for request in requests] == ["insert"] * len(singles)
+    assert all(request.b is None for request in requests)
+    assert [json.loads(bytes(request.id)) for request in requests] == [single.id for single in singles]
+    assert [_job(single.m) for single in singles] == [_job(bytes(request.m)) for request in requests]
+    parts = wire.string_ids([single.id for single in singles])
+    for part, request in zip(parts, requests, strict=True):
+        assert json.loads(b"{%b}" % part[:-1]) == json.loads(b"{%b}" % wire.reply_id(request.id)[:-1])
+
+
+@pytest.mark.parametrize("count", [1, 500])
+def test_the_hot_path_is_taken_for_what_it_is_there_for(count: int) -> None:
+    line = b'{"v":1,"id":"1","n":"insert","m":{"type":"t","data":{"a":1}}}\n'
+    singles = calls.decode_singles(line * count)
+    assert singles is not None
+    assert len(singles) == count
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}} {"v":1,"id":"2","n":"insert","m":{"type":"t"}}\n',
+        b'{"v":1,"id":"1",\n"n":"insert","m":{"type":"t"}}\n',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}}\n\n',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t","data":%b}}\n' % (b"[" * 100_000),
+    ],
+    ids=["empty", "two on a line", "one on two", "blank", "deep"],
+)
+def test_the_hot_path_leaves_the_unusual_alone(block: bytes) -> None:
+    assert calls.decode_singles(block) is None

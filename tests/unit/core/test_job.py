@@ -311,6 +311,14 @@ def test_a_field_the_engine_cannot_keep_is_unsupported(name: str) -> None:
     assert parse('{"type":"t"}', can=frozenset()).type == "t"
 
 
+def test_a_key_goes_with_the_job() -> None:
+    job = parse(obj(m("key", '"order-7"')), can=frozenset({NEEDS["key"]}))
+    assert job.options == JobOptions(0, RetryPolicy(), key="order-7")
+    table = DefaultsTable({"t": JobDefaults(max_attempts=4, retry=RetryPolicy("fixed"))})
+    job = parse(obj(m("key", '"%s"' % ("k" * 255))), table)
+    assert job.options == JobOptions(4, RetryPolicy("fixed"), key="k" * 255)
+
+
 # -- settings of types ---------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kqs.core import wire
-from kqs.core.wire import BadLine, LineReader, Request
-from kqs.errors import BadRequest, TooLarge
+from kqs.core.wire import BadLine, Request
+from kqs.errors import BadRequest
 
 DEEP = 100_000
 
@@ -297,75 +297,3 @@ def test_two_messages_on_a_line_are_not_json(before: bytes) -> None:
 def test_a_block_of_good_lines_is_taken_at_once() -> None:
     block = b'{"v":1,"id":"1","n":"x"}\n' * 1000
     assert len(wire.decode_requests(block)) == 1000
-
-
-# -- cutting -------------------------------------------------------------------------------------
-
-
-@given(stream=st.lists(st.sampled_from([b"a", b"bc", b"\n", b"\r\n"])).map(b"".join), data=st.data())
-def test_line_reader_loses_and_adds_nothing(stream: bytes, data: st.DataObject) -> None:
-    cuts = data.draw(st.lists(st.integers(0, len(stream))).map(sorted))
-    reader = LineReader()
-    out = []
-    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        block = reader.feed(stream[start:end])
-        assert block == b"" or block.endswith(b"\n")
-        out.append(block)
-        fed = stream[:end]
-        assert b"".join(out) == fed[: fed.rfind(b"\n") + 1]
-        assert reader.pending == len(fed) - len(b"".join(out))
-    assert b"".join(out) + reader.finish() == stream
-    assert reader.pending == 0
-    assert reader.finish() == b""
-
-
-@pytest.mark.parametrize("step", [1, 3, 10, 11, 64])
-def test_an_unfinished_line_over_the_limit(step: int) -> None:
-    reader = LineReader(max_line=10)
-    assert reader.feed(b"0123456789\n") == b"0123456789\n"
-    stream = b"x" * 64
-    with pytest.raises(TooLarge, match="longer than 10 bytes") as caught:
-        for at in range(0, len(stream), step):
-            reader.feed(stream[at : at + step])
-            assert reader.pending <= 10
-    assert caught.value.limit == 10
-
-
-def test_a_line_of_exactly_the_limit_passes() -> None:
-    reader = LineReader(max_line=10)
-    assert all(reader.feed(b"x") == b"" for _ in range(10))
-    assert reader.feed(b"\n") == b"x" * 10 + b"\n"
-    assert reader.pending == 0
-
-
-# -- strangers -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "start",
-    [
-        b"GET / HTTP/1.1\r\n",
-        b"POST /a HTTP/1.0\r\n",
-        b"PUT /x",
-        b"HEAD / ",
-        b"DELETE /",
-        b"OPTIONS * HTTP/1.1",
-        b"CONNECT a:443 ",
-        b"PATCH /x",
-        b"TRACE /x",
-        b"PRI * HTTP/2.0\r\n",
-        b"\x16\x03\x01\x02\x00\x01\x00\x01",
-        b"\x16\x03\x03\x00\xff\x01\x00\x00",
-    ],
-)
-def test_http_and_tls_are_known_by_their_start(start: bytes) -> None:
-    assert wire.looks_foreign(start[:8])
-    assert wire.looks_foreign(start)
-
-
-@pytest.mark.parametrize(
-    "start",
-    [b'{"v":1,"', b"GETTING\n", b"POSTAGE ", b"\n", b"", b"get / HT", b" GET / H", b"\x16\x04\x01\x02"],
-)
-def test_others_are_not(start: bytes) -> None:
-    assert not wire.looks_foreign(start)
