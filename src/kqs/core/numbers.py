@@ -25,7 +25,7 @@ class NumberQueue:
         self._now = array("Q")  # the run being taken from, from _at on
         self._at = 0
         self._runs: list[tuple[int, array[int]]] = []  # heap of (first number, run)
-        self._tail = array("Q")  # arrivals in order: above everything else in the queue
+        self._tail = array("Q")  # arrivals in order: above everything in the runs
         self._back: list[int] = []  # heap of the others
         self._highest = -1
 
@@ -43,6 +43,10 @@ class NumberQueue:
                 run = array("Q", sorted(self._back))
                 heappush(self._runs, (run[0], run))
                 self._back = []
+                if self._tail and self._tail[0] < run[-1]:
+                    # The tail is not above everything else any more: it becomes a run among the others.
+                    heappush(self._runs, (self._tail[0], self._tail))
+                    self._tail = array("Q")
 
     def extend(self, numbers: list[int]) -> None:
         """Add numbers that are in ascending order."""

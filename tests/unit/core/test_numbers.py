@@ -79,6 +79,18 @@ def test_a_number_that_comes_back_is_next(run_size: int) -> None:
     assert [queue.pop(), queue.pop()] == [0, 2]
 
 
+def test_numbers_that_come_back_among_arrivals_that_still_wait(run_size: int) -> None:
+    """Jobs kicked or given another priority: a full run of them lies between waiting arrivals."""
+    queue = NumberQueue()
+    arrivals = [0, 10 * run_size]
+    queue.extend(arrivals)
+    back = list(range(1, run_size + 1))
+    for number in reversed(back):
+        queue.push(number)
+    queue.push(20 * run_size)
+    assert drain(queue) == [0, *back, 10 * run_size, 20 * run_size]
+
+
 def test_eight_bytes_a_number() -> None:
     import tracemalloc
 

@@ -186,3 +186,13 @@ def test_a_calendar_in_the_order_of_times_then_numbers() -> None:
     for number, at in waits.items():
         calendar.add(number, at)
     assert list(calendar.pop_due(10 * BUCKET)) == [2, 5, 4, 1, 3]
+
+
+def test_one_that_waits_for_another_time_has_that_times_place() -> None:
+    waits = {1: 5, 2: BUCKET + 1}
+    calendar = DueCalendar(waits.get)
+    for number, at in waits.items():
+        calendar.add(number, at)
+    waits[1] = BUCKET + 2
+    calendar.add(1, BUCKET + 2)
+    assert list(calendar.pop_due(2 * BUCKET)) == [2, 1]
