@@ -13,7 +13,6 @@ from typing import Any
 from ..core.handler import Job
 from ..core.outcome import OK, Again, Attempted, Fail, Reason
 
-
 #: Characters of a message and of a traceback that travel; of a traceback the last ones.
 MAX_MESSAGE = 4000
 MAX_TRACEBACK = 8000

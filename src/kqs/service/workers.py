@@ -142,7 +142,7 @@ class _Worker:
         try:
             rest = [receipt for receipt in held if receipt != running]
             if running in held:
-                if self.stopping:
+                if self.stopping and not self._killed_for:
                     rest.append(running)
                 else:
                     died = not self._killed_for
@@ -175,6 +175,8 @@ class _Worker:
 
     async def revoke(self) -> None:
         """Take back the leases a worker holds beside an attempt that turned out long."""
+        if self.process is None:
+            return
         running, now = self._marker.get(), monotonic()
         if running != self._running_since[0]:
             self._running_since = (running, now)
