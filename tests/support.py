@@ -170,6 +170,17 @@ class ServerProcess:
         lines = [json.loads(line) for line in self.stderr.lines if line.startswith("{")]
         return [line for line in lines if not event or line["event"] == event]
 
+    def wait_for_workers(self) -> ServerProcess:
+        """Return when all its workers wait for work."""
+        with self.client() as client:
+
+            def waiting() -> bool:
+                stats = client.stats()
+                return int(stats["reserves_waiting"]) == len(stats["workers"])
+
+            until(waiting, "the workers to wait for work")
+        return self
+
     def workers(self) -> list[psutil.Process]:
         """Its worker processes."""
         return [p for p in psutil.Process(self.pid).children() if "kqs.runners.worker" in p.cmdline()]

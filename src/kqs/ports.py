@@ -146,7 +146,13 @@ class Refusal(Struct, frozen=True):
 
 
 class Runner(Protocol):
-    """Executes attempts of one job type, one at a time, in a worker process."""
+    """Executes attempts of one job type, one at a time, in a worker process.
+
+    Attributes:
+        decodes: whether it needs ``job.data`` decoded; else that is the payload's bytes.
+    """
+
+    decodes: bool
 
     def run(self, job: Job, payload: bytes) -> Attempted:
         """Run one attempt to its end; blocks. Whatever the handler does is told by the value.

@@ -34,7 +34,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     """One server for a module: no handlers of its own, so that types other than ping stay queued."""
     made = ServerProcess(tmp_path_factory.mktemp("shared"))
     try:
-        yield made.start()
+        yield made.start().wait_for_workers()
         made.stop()
     finally:
         made.discard()

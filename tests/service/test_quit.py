@@ -175,6 +175,22 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(start: Start, second: si
         assert client.job(acked[-1], data=True)["data"] == 499
 
 
+def test_a_ttr_that_ends_meanwhile_ends_the_attempt(start: Start) -> None:
+    """Other workers are gone already by then; the attempt counts, it was not the server's end that ended it."""
+    server = start(CONFIG)
+    client = server.client()
+    id = running(server, client, "stubborn", "go", ttr=1.5)
+    server.terminate()
+    assert server.wait() == 0
+    server.stderr.wait_for("ttr of 1.5 s exceeded")
+    release(server, "go")
+    again = start(CONFIG)
+    again.stdout.wait_for(f"stubborn ended {id}")
+    with again.client() as client:
+        job = until(lambda: (job := client.job(id))["state"] == "done" and job)
+        assert (job["attempt"], job["last_error"]["kind"]) == (2, "ttr")
+
+
 def test_everything_taken_is_answered_before_the_end(start: Start) -> None:
     """SIGTERM comes amid 2,000 inserts: those that have an ok reply are kept, and no others."""
     server = start()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import ServerProcess, Wire
+from tests.support import ServerProcess, Wire, until
 
 CONFIG = """
 [limits]
@@ -94,6 +94,7 @@ def test_calls_in_flight_hold_up_those_behind_them(small: ServerProcess) -> None
     with small.connect() as wire, small.client() as client:
         wait = b'{"v":1,"id":"r%d","n":"reserve","m":{"types":["x"],"wait":600}}\n'
         wire.send(b"".join(wait % n for n in range(5)))
+        until(lambda: client.stats()["reserves_waiting"] == 6, "them and the worker to wait")
         wire.send(b'{"v":1,"id":"behind","n":"ping"}\n')
         wire.socket.settimeout(0.3)
         with pytest.raises(TimeoutError):

@@ -28,6 +28,8 @@ class CommandRunner:
         argv: program and arguments, the same for every job.
     """
 
+    decodes = False
+
     def __init__(self, argv: Sequence[str]) -> None:
         self._argv = list(argv)
 

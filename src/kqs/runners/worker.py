@@ -7,6 +7,7 @@ what to run, and is the only one to end an attempt that overruns its ttr: it kil
 from __future__ import annotations
 
 import datetime as dt
+import io
 import logging
 import os
 import signal
@@ -20,14 +21,14 @@ from typing import Any
 import msgspec
 
 from ..core.handler import Job
-from ..core.outcome import Attempted, Settlement
+from ..core.outcome import Attempted, Reason, Settlement
 from ..errors import ConfigError, ConnectionFailed
 from ..ports import Runner
 from .link import Leased, Link
 from .load import load
 from .marker import Marker
 from .process import die_with_parent, parent_is
-from .python import reason_of
+from .python import reason_of, wire_text
 from .spec import WorkerSpec
 
 #: Longest wait of a reserve, seconds; then it is asked again.
@@ -106,6 +107,8 @@ class Worker:
                 self._asked_at = 0.0 if idle else monotonic()
         if self._held or self._asked is None:
             return
+        self._link.flush()
+        self._marker.set("")
         try:
             self._waiting = True
             if self._stopping:
@@ -124,21 +127,44 @@ class Worker:
         return max(1, min(MAX_HELD, int(self._prefetch / self._usual)))
 
     def _attempt(self, lease: Leased) -> None:
-        """Run one attempt and say what came of it."""
+        """Run one attempt and say what came of it.
+
+        The marker keeps naming it until the next one runs or what was said is sent: an attempt that ruins
+        its worker (closes the socket, say) is the one to blame.
+        """
         begun = monotonic()
         self._marker.set(lease.receipt)
         attempted = self._run(lease, begun)
-        self._marker.set("")
-        if signal.getsignal(signal.SIGTERM) != self.stop:  # the handler's, which is over
-            signal.signal(signal.SIGTERM, self.stop)
+        self._mend()
         took = monotonic() - begun
         self._usual = took if not self._usual else max(took, 0.9 * self._usual + 0.1 * took)
         self._link.settle(attempted.settlement(lease.receipt))
 
+    def _mend(self) -> None:
+        """Undo what a handler did to what all jobs of this process share."""
+        if os.getpid() != self._pid:
+            os._exit(0)  # a child the handler forked came back with it: it is no worker
+        if signal.getsignal(signal.SIGTERM) != self.stop:
+            signal.signal(signal.SIGTERM, self.stop)
+        if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+            signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        try:
+            for stream in (0, 1, 2):
+                os.fstat(stream)
+        except OSError:
+            self._stopping = True  # closed; the worker that follows has them again
+
     def _run(self, lease: Leased, begun: float) -> Attempted:
         payload = lease.payload
+        runner = self._runners[lease.type]
+        data: Any = payload
+        if runner.decodes and lease.data is not msgspec.UNSET:
+            try:
+                data = msgspec.json.decode(payload)
+            except (msgspec.MsgspecError, RecursionError) as error:
+                # Valid JSON, but 1e999 or nested too deep: it will be no better the next time.
+                return Attempted("fail", None, Reason(f"the payload cannot be read: {error}", "payload"))
         try:
-            data = payload if lease.data is msgspec.UNSET else msgspec.json.decode(payload)
             now = dt.datetime.now(dt.UTC)
             job = Job(
                 id=lease.id,
@@ -151,7 +177,7 @@ class Worker:
                 log=logging.LoggerAdapter(_log, {"job": lease.id, "type": lease.type}),
                 link=_JobLink(self._link, lease.receipt),
             )
-            return self._runners[lease.type].run(job, payload)
+            return runner.run(job, payload)
         except Exception as error:
             return Attempted("again", None, reason_of(error))
 
@@ -172,7 +198,9 @@ class _JobLink:
         now = monotonic()
         if now - self._told >= self.EVERY or fraction == 1:
             self._told = now
-            self._link.progress(self._receipt, fraction, message)
+            if fraction is not None:
+                fraction = min(max(fraction, 0.0), 1.0)
+            self._link.progress(self._receipt, fraction, wire_text(message, 1000))
 
     def renew(self) -> bool:
         if not self._link.renew([self._receipt]):
@@ -204,6 +232,8 @@ def main() -> int:
     os.dup2(null, 0)
     os.close(null)
     _configure_log()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # what a handler prints is seen when it prints it
     try:
         runners = load(spec)
     except ConfigError as error:

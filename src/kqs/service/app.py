@@ -223,11 +223,13 @@ class Service:
             try:
                 for lease in await self._workers.look_after(self._engine.tick()):
                     await self._engine.rescue([lease.receipt], reason=f"ttr of {lease.ttr:g} s exceeded")
+                if monotonic() >= next_collection:
+                    next_collection = monotonic() + ORPHAN_GRACE
+                    await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
             except JournalFailed:
                 return
-            if monotonic() >= next_collection:
-                next_collection = monotonic() + ORPHAN_GRACE
-                await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
+            except Exception:  # whatever it was, leases must still expire
+                self._log.exception("bug", task="tick")
             await asyncio.sleep(TICK)
 
     def _journal_failed(self, failure: JournalFailed) -> None:

@@ -389,6 +389,7 @@ class Desk:
             settlements = self._settle_one_by_one(raw)
         refused = await self._engine.settle(settlements)
         self.progressed = monotonic()
+        connection.settled = True
         answer: dict[str, Any] = {"settled": len(settlements) - len(refused), "refused": refused}
         return _encode(answer)
 

@@ -43,6 +43,7 @@ class Connection(asyncio.Protocol):
         role: what it may do; None until it authenticated.
         in_flight: calls taken and not answered yet.
         peer: the address, as shown.
+        settled: whether it settled anything yet.
         rejected: whether it gave a wrong token: that is answered, nothing after it is taken.
     """
 
@@ -66,6 +67,7 @@ class Connection(asyncio.Protocol):
         "rejected",
         "role",
         "scheduled",
+        "settled",
         "tasks",
         "types",
     )
@@ -96,6 +98,7 @@ class Connection(asyncio.Protocol):
         self.in_flight = 0
         self.received = 0.0
         self.rejected = False
+        self.settled = False
         self.scheduled = False
         self.peer = holder or "?"
         self.tasks: set[asyncio.Task[Any]] = set()

@@ -34,7 +34,7 @@ Attach = Callable[[socket.socket, WorkerSpec], Awaitable[Connection]]
 
 #: Waits between restarts of a worker that keeps dying, seconds.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
-#: A worker that lived this long is not one that keeps dying, seconds.
+#: A worker that lived this long, or got a job done, is not one that keeps dying, seconds.
 _LIVED = 10.0
 #: Leases a busy worker has not come to are taken back when the running attempt is this old, seconds.
 REVOKE = 0.1
@@ -80,10 +80,12 @@ class _Worker:
             if self.stopping:
                 break
             self.restarts += 1
+            spoke = self.connection is not None and self.connection.received > 0
+            works = self.connection is not None and self.connection.settled
             lived = monotonic() - began
-            wait = _FIRST_WAIT if lived > _LIVED else min(2 * wait, _LONGEST_WAIT)
+            wait = _FIRST_WAIT if works or lived > _LIVED else min(2 * wait, _LONGEST_WAIT)
             self.state = "restarting"
-            if status == EXIT_BAD_HANDLERS:
+            if status == EXIT_BAD_HANDLERS and not spoke:  # else the handler's own status
                 wait = _LONGEST_WAIT  # it said why; people mend such things, restarts don't
             await asyncio.sleep(0.0 if self._killed_for else wait)
         self.state = "stopped"
@@ -140,7 +142,7 @@ class _Worker:
         try:
             rest = [receipt for receipt in held if receipt != running]
             if running in held:
-                if self.stopping:
+                if self.stopping and not self._killed_for:
                     rest.append(running)
                 else:
                     died = not self._killed_for
@@ -173,6 +175,8 @@ class _Worker:
 
     async def revoke(self) -> None:
         """Take back the leases a worker holds beside an attempt that turned out long."""
+        if self.process is None:
+            return
         running, now = self._marker.get(), monotonic()
         if running != self._running_since[0]:
             self._running_since = (running, now)
