@@ -162,17 +162,21 @@ class EmbeddedEngine:
 
         def enter(location: Location) -> None:
             batch.enter(self.keys, location)
-            self._keep(first, batch.entries)
+            self._keep(first, batch)
             if batch.ready:
                 self._notify(list(batch.ready))
 
         await self.journal.append(batch.entries, first, enter)
         return first
 
-    def _keep(self, first: int, parts: list[bytes]) -> None:
+    def _keep(self, first: int, batch: Batch) -> None:
         """Keep entries in memory while the window has room: they are likely to be leased next."""
         room = self._window - self._cached
-        for number, entry in enumerate(parts, first):
+        if batch.size <= room:
+            self._entries.update(zip(range(first, first + len(batch.entries)), batch.entries, strict=True))
+            self._cached += batch.size
+            return
+        for number, entry in enumerate(batch.entries, first):
             room -= len(entry)
             if room < 0:
                 break
