@@ -115,6 +115,10 @@ class NewJob(Struct, gc=False):
 #: A type this long may be too long in UTF-8.
 _MAX_TYPE_CHARACTERS: Final = MAX_TYPE_BYTES // 4
 
+#: What may follow the first brace of a Node Buffer's JSON: one of its two keys, or space. Most other data is
+#: told apart by it; looking through all of it for ``"Buffer"`` would take longer than all other checks.
+_BUFFER_STARTS: Final = frozenset({b'"t', b'"d'} | {bytes((s, c)) for s in b" \t\r\n" for c in b' \t\r\n"'})
+
 _job = msgspec.json.Decoder(JobFields)
 _jobs = msgspec.json.Decoder(Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)])
 _raw_list = msgspec.json.Decoder(list[Raw])
@@ -263,7 +267,7 @@ def check_job(
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
         binary = True
-    elif b'"Buffer"' in data and data.startswith(b"{"):
+    elif data[1:3] in _BUFFER_STARTS and data.startswith(b"{") and data.find(b'"Buffer"') > 0:
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True

@@ -17,7 +17,7 @@ from ...ports import Inserted
 from .index import DELAYED, READY, Index
 from .keys import KEY_BYTES, KeyIndex
 from .ledger import Ledger
-from .table import STATE_BITS, TYPE_SHIFT
+from .table import pack_meta
 
 _READY, _DELAYED = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
 
@@ -48,7 +48,9 @@ class Batch:
         self._groups: dict[int, list[int]] = {}
         self._special: list[tuple[int, NewJob]] = []
         add_entry, add_due, add_meta = self.entries.append, self._dues.append, self._metas.append
-        groups, encode, type_id = self._groups, record.encode_accept, index.type_id
+        encode = record.encode_accept
+        like: tuple[str, int, bool] | None = None
+        meta, type_bytes, add_number = 0, b"", add_due  # of the first job's kind, soon
         number = first
         for job in jobs:
             flags = FLAG_BINARY if job.binary else 0
@@ -58,21 +60,26 @@ class Batch:
                 if job.options.bulk is not None:
                     flags |= FLAG_BULK
                 self._special.append((number, job))
-            type_, delay = job.type, job.delay
-            due = now + delay
-            add_entry(encode(number, flags, now, due, job.ttr, job.prio, type_.encode(), options, job.data))
+            prio, due = job.prio, now + job.delay
+            kind = (job.type, prio, due > now)
+            if kind != like:  # jobs mostly come in runs of one kind
+                like = kind
+                meta, add_number = self._group(*kind)
+                type_bytes = job.type.encode()
+            add_entry(encode(number, flags, now, due, job.ttr, prio, type_bytes, options, job.data))
             add_due(due)
-            meta = type_id(type_) << TYPE_SHIFT | job.prio << STATE_BITS | (_DELAYED if delay else _READY)
-            if not delay:
-                self.ready[type_] = None
             add_meta(meta)
-            group = groups.get(meta)
-            if group is None:
-                group = groups[meta] = []
-            group.append(number)
+            add_number(number)
             number += 1
         self._sizes = list(map(len, self.entries))
         self.size = sum(self._sizes)
+
+    def _group(self, type_: str, prio: int, delayed: bool) -> tuple[int, Callable[[int], None]]:
+        """What the table calls such jobs, and where to put their numbers."""
+        if not delayed:
+            self.ready[type_] = None
+        meta = pack_meta(self._index.type_id(type_), prio, _DELAYED if delayed else _READY)
+        return meta, self._groups.setdefault(meta, []).append
 
     def enter(self, keys: KeyIndex, location: Location) -> None:
         """The entries are durable: into the index."""
@@ -136,7 +143,7 @@ class Acceptor:
 
         def enter(location: Location) -> None:
             batch.enter(self._ledger.keys, location)
-            self._ledger.keep(first, batch.entries)
+            self._ledger.keep(first, batch.entries, batch.size)
             if batch.ready:
                 self._ledger.notify(list(batch.ready))
 

@@ -157,9 +157,19 @@ class Ledger:
     def read(self, place: int, size: int | None = None) -> bytes:
         return self.journal.read(place >> 32, place & 0xFFFFFFFF, size)
 
-    def keep(self, first: int, parts: list[bytes]) -> None:
-        """Keep entries in memory while the window has room: they are likely to be leased next."""
+    def keep(self, first: int, parts: list[bytes], size: int) -> None:
+        """Keep entries in memory while the window has room: they are likely to be leased next.
+
+        Args:
+            first: the first one's job; the others' follow.
+            parts: the entries.
+            size: bytes of them all.
+        """
         room = self._window - self.cached
+        if size <= room:
+            self._entries.update(zip(range(first, first + len(parts)), parts, strict=True))
+            self.cached += size
+            return
         for number, entry in enumerate(parts, first):
             room -= len(entry)
             if room < 0:
