@@ -42,12 +42,14 @@ class Finished(NamedTuple):
         number: the job.
         place, size: of its entry.
         event: what ended it.
+        error_place: as in :class:`~.job.LiveJob`.
     """
 
     number: int
     place: int
     size: int
     event: EventRecord
+    error_place: int
 
 
 class Index:
@@ -198,6 +200,7 @@ class Index:
         self._set_state(row, job, after)
         job.finished = now
         job.outcome = outcome
+        job.error_place = row.chunk.error[row.at]
         self.forget(row)
         self.history[job.number] = job
 

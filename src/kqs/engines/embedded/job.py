@@ -47,6 +47,7 @@ class LiveJob(Struct, gc=False):
         ttr: milliseconds.
         nonce: of the current lease; 0 when there is none.
         error: the last one, as shown, or None.
+        error_place: where the event entry with the last error lies, once the job has ended; 0: nowhere else.
     """
 
     number: int
@@ -72,6 +73,7 @@ class LiveJob(Struct, gc=False):
     outcome: str = ""
     error: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
+    error_place: int = 0
 
 
 class Loaded(Struct, gc=False):

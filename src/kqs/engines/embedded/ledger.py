@@ -122,6 +122,9 @@ class Ledger:
     def ended(self, found: LiveJob | Finished | None) -> LiveJob | None:
         """A finished job; one that ended before the last start is loaded while its segment is there."""
         if not isinstance(found, Finished):
+            if found is not None and found.error_place >> 32 >= self.journal.oldest_segment:
+                self._read_error(found, found.error_place)
+                found.error_place = 0
             return found
         if found.place >> 32 < self.journal.oldest_segment:
             return None
@@ -130,6 +133,8 @@ class Ledger:
         job.state, job.finished, job.attempt = State.DONE, event.at, event.attempt
         job.prio, job.deaths = event.prio, event.deaths
         job.outcome = event_options.decode(event.options or b"{}").outcome
+        if found.error_place:
+            self._read_error(job, found.error_place)
         return job
 
     def entry(self, row: Row, *, keep: bool = True) -> bytes:
@@ -185,11 +190,15 @@ class Ledger:
     def add_error(self, row: Row, job: LiveJob) -> None:
         """Complete a job by its last error, read back from the event it stands in, if it stands in one."""
         if (pending := self._errors.get(job.number)) is not None:
-            options = pending[1]
+            self._set_error(job, pending[1])
         elif place := row.chunk.error[row.at]:
-            options = event_options.decode(record.decode_event(self.read(place)).options)
-        else:
-            return
+            self._read_error(job, place)
+
+    def _read_error(self, job: LiveJob, place: int) -> None:
+        self._set_error(job, event_options.decode(record.decode_event(self.read(place)).options))
+
+    @staticmethod
+    def _set_error(job: LiveJob, options: EventOptions) -> None:
         job.error = options.error or job.error
         job.leased = job.leased or options.leased
 

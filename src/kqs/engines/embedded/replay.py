@@ -220,7 +220,7 @@ class Replay:
         index = self._index
         self._set(row, row.chunk.meta[row.at], step(state, Event(event.kind)))
         chunk, at = row
-        self._finished.append(Finished(event.job, chunk.place[at], chunk.size[at], event))
+        self._finished.append(Finished(event.job, chunk.place[at], chunk.size[at], event, chunk.error[at]))
         index.forget(row)
 
     def _move(self, event: EventRecord, row: Row, state: State, place: int) -> None:
