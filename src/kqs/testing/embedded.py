@@ -117,6 +117,7 @@ class RealHarness(EngineHarness):
         self.clock = VirtualClock()
         self._random = Random(directory)
         self.engine: EmbeddedEngine | None = None
+        self._executor: ThreadExecutor | None = None
         self._lock: int | None = None
 
     @property
@@ -133,8 +134,8 @@ class RealHarness(EngineHarness):
     async def make_engine(self) -> EmbeddedEngine:
         self._unlock()
         self._lock = lock_directory(self.directory)
-        executor = ThreadExecutor(asyncio.get_running_loop())
-        self.engine = open_embedded(RealDisk(), executor, self.directory, self.clock, self._random)
+        self._executor = ThreadExecutor(asyncio.get_running_loop())
+        self.engine = open_embedded(RealDisk(), self._executor, self.directory, self.clock, self._random)
         return self.engine
 
     async def restart(self) -> EmbeddedEngine:
@@ -145,10 +146,21 @@ class RealHarness(EngineHarness):
     async def crash(self) -> EmbeddedEngine:
         """Go on with a copy of the files as a process that is killed now would leave them."""
         assert self.engine is not None
+        assert self._executor is not None
         await self.engine.journal.sync()
         before = self.directory
         self._life += 1
-        shutil.copytree(before, self.directory)
+        copied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def done(_result: object, error: BaseException | None) -> None:
+            if error is None:
+                copied.set_result(None)
+            else:
+                copied.set_exception(error)
+
+        # In the engine's own thread, so that no file changes while it is copied.
+        self._executor.submit(lambda: shutil.copytree(before, self.directory), done)
+        await copied
         await self.engine.close()
         return await self.make_engine()
 

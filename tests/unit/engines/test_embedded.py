@@ -172,11 +172,13 @@ async def test_after_a_failed_sync_nothing_is_accepted_or_confirmed(
     queue.engine.on_ready(notify)
     harness.disk.inject = FaultAt(1, EIO, kinds=("datasync",))
     with pytest.raises(JournalFailed):
-        await queue.put_one()
+        async with asyncio.timeout(10):
+            await queue.put_one()
     assert told == []  # a job that may not be durable is in nobody's sight
     assert queue.counts()["ready"] == 1
     with pytest.raises(JournalFailed):
-        await queue.put_one()
+        async with asyncio.timeout(10):
+            await queue.put_one()
     with pytest.raises(JournalFailed):
         await queue.settle(lease)
     with pytest.raises(JournalFailed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from kqs.core import record
@@ -37,7 +38,8 @@ class Ledger:
         call = len(self.tried)
         payloads = self.next_call(size, count)
         first = journal.next_sequence
-        self.acked[call] = await append(journal, *payloads)
+        async with asyncio.timeout(10):
+            self.acked[call] = await append(journal, *payloads)
         self.used = max(self.used, first + count - 1)
 
     def drop(self, journal: Journal, segment: int) -> None:

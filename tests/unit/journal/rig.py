@@ -165,7 +165,8 @@ def append(journal: Journal, *payloads: bytes) -> asyncio.Future[Location]:
 
 async def write(journal: Journal, *payloads: bytes) -> Location:
     """Append and wait until it is durable."""
-    return await append(journal, *payloads)
+    async with asyncio.timeout(10):  # a journal that never answers is a failure, not a hang
+        return await append(journal, *payloads)
 
 
 async def fill(journal: Journal, payloads: Sequence[bytes]) -> None:
