@@ -176,7 +176,7 @@ def test_a_second_signal_ends_at_once_and_loses_nothing(start: Start, second: si
 
 
 def test_a_ttr_that_ends_meanwhile_ends_the_attempt(start: Start) -> None:
-    """The other workers are gone by then; the attempt counts, as the server's end did not end it."""
+    """Other workers are gone by then; the attempt counts: it was not the server's end that ended it."""
     server = start(CONFIG)
     client = server.client()
     id = running(server, client, "stubborn", "go", ttr=1.5)
