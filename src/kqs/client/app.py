@@ -226,6 +226,14 @@ class JobFunction(Generic[P, R]):
         )
         return _Parameters(job, struct, fields[0][0] if only else None, rest)
 
+    def check(self) -> None:
+        """Resolve the function's annotations now rather than when it runs.
+
+        Raises:
+            ConfigError: one can't be resolved.
+        """
+        _ = self._parameters
+
     @property
     def binary(self) -> str | None:
         """The parameter that takes a payload of bytes, where it is the only one; None otherwise."""

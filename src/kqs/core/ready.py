@@ -110,8 +110,18 @@ class ReadyQueue:
                 heappop(heads)
                 del lanes[name]
 
-    def heads(self) -> Iterator[int]:
-        """The oldest number of every lane (some may not be ready any more)."""
-        for lanes in self._lanes:
-            for lane in lanes.values():
-                yield lane.head()
+    def heads(self, still_ready: Callable[[int, int], bool]) -> Iterator[int]:
+        """The oldest number of every lane; hints of jobs that are not ready any more are dropped.
+
+        Args:
+            still_ready: as in :meth:`pop`.
+        """
+        for prio, lanes in enumerate(self._lanes):
+            for name in list(lanes):
+                lane = lanes[name]
+                while lane and not still_ready(lane.head(), prio):
+                    lane.pop()
+                if lane:
+                    yield lane.head()
+                else:
+                    del lanes[name]

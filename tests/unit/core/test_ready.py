@@ -44,7 +44,7 @@ def filled(*jobs: tuple[int, str, int]) -> tuple[ReadyQueue, dict[int, tuple[int
 def test_an_empty_queue() -> None:
     queue = ReadyQueue()
     assert queue.pop(frozenset(), 10, lambda number, prio: True) == []
-    assert list(queue.heads()) == []
+    assert list(queue.heads(lambda number, prio: True)) == []
 
 
 def test_priority_first_then_insertion_across_types() -> None:
@@ -94,7 +94,7 @@ def test_a_job_whose_priority_changed_is_not_taken_at_its_old_one() -> None:
 def test_heads_are_the_oldest_of_their_lanes() -> None:
     queue, _ready = filled((2, "a", 5), (2, "a", 6), (2, "b", 3), (0, "a", 9))
     queue.push(2, "a", 4)
-    assert sorted(queue.heads()) == [3, 4, 9]
+    assert sorted(queue.heads(lambda number, prio: True)) == [3, 4, 9]
 
 
 class ReadyQueueMachine(RuleBasedStateMachine):
@@ -143,10 +143,12 @@ class ReadyQueueMachine(RuleBasedStateMachine):
 
     @invariant()
     def heads_are_known_numbers(self) -> None:
-        heads = list(self.queue.heads())
-        assert all(1 <= number <= self.last for number in heads)
-        if self.ready:
-            assert heads
+        def still_ready(number: int, prio: int) -> bool:
+            return number in self.ready and self.ready[number][0] == prio
+
+        heads = list(self.queue.heads(still_ready))
+        assert all(number in self.ready for number in heads)
+        assert min(heads, default=None) == min(self.ready, default=None)
 
     def teardown(self) -> None:
         """Nothing is lost, nothing comes twice."""

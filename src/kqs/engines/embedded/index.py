@@ -298,20 +298,22 @@ class Index:
 
     def take(self, types: Collection[str], limit: int) -> list[int]:
         """The numbers of the next jobs to lease; the caller leases every one of them."""
-        find = self.table.row
         seen: set[int] = set()  # a job that was parked and kicked stands in line twice
 
         def still_ready(number: int, prio: int) -> bool:
-            row = find(number)
-            if row is None or number in seen:
-                return False
-            meta = row.chunk.meta[row.at]
-            if meta & STATE_MASK != READY or meta >> STATE_BITS & PRIO_MASK != prio:
+            if number in seen or not self._still_ready(number, prio):
                 return False
             seen.add(number)
             return True
 
         return self._ready.pop(types, limit, still_ready)
+
+    def _still_ready(self, number: int, prio: int) -> bool:
+        row = self.table.row(number)
+        if row is None:
+            return False
+        meta = row.chunk.meta[row.at]
+        return meta & STATE_MASK == READY and meta >> STATE_BITS & PRIO_MASK == prio
 
     def next_wake(self) -> int | None:
         """The earliest time :meth:`release_due` or :meth:`pop_expired` has something to do."""
@@ -319,12 +321,9 @@ class Index:
         return min(times, default=None)
 
     def oldest_ready(self) -> Row | None:
-        """The ready job that was inserted first among the heads of all lanes."""
-        for number in sorted(self._ready.heads()):
-            row = self.table.row(number)
-            if row is not None and self.state_of(row) is READY:
-                return row
-        return None
+        """The ready job that was inserted first."""
+        oldest = min(self._ready.heads(self._still_ready), default=None)
+        return None if oldest is None else self.table.row(oldest)
 
     def held_by(self, holder: str) -> Iterator[str]:
         """Receipts of a worker's leases, oldest lease first."""
