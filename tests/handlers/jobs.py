@@ -277,3 +277,11 @@ class Holder:
     @staticmethod
     def method(job: Job) -> None:
         say("nested", job.id, job.data)
+
+
+def ledger(job: Job) -> None:
+    """Write down, outside of the server, that this number ran; one write, so that a kill leaves it whole."""
+    number, padding = job.data
+    assert padding == "x" * len(padding)
+    with open("ran", "ab", buffering=0) as file:
+        file.write(b"%d\n" % number)

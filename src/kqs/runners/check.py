@@ -15,6 +15,9 @@ from ..errors import ConfigError
 from .load import app_jobs, load
 from .spec import WorkerSpec
 
+#: Exit status when a handler is refused; the last line on stderr says why.
+REFUSED = 102
+
 
 class Checked(msgspec.Struct, frozen=True):
     """What a worker's handlers are.
@@ -35,8 +38,8 @@ def main() -> int:
             settings[type_] = function.settings
             function.check()
     except ConfigError as error:
-        print(f"\n{error}", file=sys.stderr)
-        return 2
+        print("\n" + " | ".join(str(error).splitlines()), file=sys.stderr)
+        return REFUSED
     types = {type_: settings.get(type_) for type_ in runners}
     print(f"\n{msgspec.json.encode(Checked(types)).decode()}")
     return 0

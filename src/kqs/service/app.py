@@ -197,6 +197,8 @@ class Service:
             os.unlink(unix)  # ours to remove: we hold the directory's lock
         except FileNotFoundError:
             pass
+        except OSError as error:
+            raise DataDirError(f"data directory {data} cannot be used: {unix}: {error.strerror}") from None
         before = os.umask(0o177)
         try:
             await self._server.listen(host, port, unix)

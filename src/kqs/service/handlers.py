@@ -11,7 +11,7 @@ from msgspec import UNSET, Struct
 
 from ..core.job import JobDefaults
 from ..errors import ConfigError
-from ..runners.check import Checked
+from ..runners.check import REFUSED, Checked
 from ..runners.spec import HandlerSpec, WorkerSpec
 from .config import Config, job_defaults, processes
 
@@ -91,9 +91,15 @@ def _check(spec: WorkerSpec) -> dict[str, JobDefaults | None]:
         done = subprocess.run(argv, input=text, capture_output=True, timeout=_CHECK_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"importing the handlers took more than {_CHECK_SECONDS:g} s") from None
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    if done.returncode == REFUSED and lines:
+        raise ConfigError(lines[-1])
     if done.returncode != 0:
-        lines = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no message"]
-        raise ConfigError(lines[-1].removeprefix("kqs: "))
+        modules = [handler.python for handler in spec.handlers.values() if handler.python] + [spec.app or ""]
+        names = ", ".join(sorted({name.partition(":")[0] for name in modules if name}))
+        how = f"status {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
+        last = f", saying {lines[-1]!r}" if lines else ""
+        raise ConfigError(f"importing the handlers' modules ({names}) ended the process: {how}{last}")
     try:
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Checked).types
     except (msgspec.MsgspecError, IndexError) as error:

@@ -1,0 +1,267 @@
+"""Settings and places that cannot be used: one clear line on stderr that says what and where, exit code 2."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support import Finished, ServerProcess, environment, kqs, kqs_here
+
+Start = Callable[..., ServerProcess]
+
+
+def refused(done: Finished, *texts: str) -> None:
+    """Exit code 2, nothing on stdout, one line on stderr with these texts in it."""
+    assert done.status == 2, done
+    assert done.out == ""
+    assert re.fullmatch(r"kqs: [^\n]+\n", done.err), done.err
+    for text in texts:
+        assert text in done.err, done.err
+
+
+def serve(folder: Path, *args: str, config: str | None = None, **env: str) -> Finished:
+    """Try to start a server that must not start."""
+    if config is not None:
+        (folder / "kqs.toml").write_text(config)
+        args = ("--config", "kqs.toml", *args)
+    if "--listen" not in args:
+        args = ("--listen", "127.0.0.1:0", *args)
+    return kqs("serve", *args, cwd=folder, **env)
+
+
+BAD_CONFIGS = {
+    "unknown table": ("[serverr]\n", ["kqs.toml", "unknown key 'serverr'", "did you mean 'server'?"]),
+    "unknown key": ('[server]\nlistne = "x"\n', ["[server]", "'listne'", "did you mean 'listen'?"]),
+    "unknown key in a handler": (
+        '[handlers.a]\npython = "jobs:note"\ntttr = 5\n',
+        ["handlers", "'tttr'", "did you mean 'ttr'?"],
+    ),
+    "unknown key in retry": (
+        "[defaults.retry]\nbackof = 'fixed'\n",
+        ["defaults.retry", "'backof'", "did you mean 'backoff'?"],
+    ),
+    "bad type": ("[limits]\nline = 'long'\n", ["limits.line", "int"]),
+    "bad type of a list": ('[handlers.a]\ncommand = "sh"\n', ["handlers", "command", "array"]),
+    "bool for int": ("[limits]\nconnections = true\n", ["limits.connections", "int"]),
+    "too small": ("[limits]\nline = 1\n", ["limits.line", "1024"]),
+    "negative": ("[defaults]\nttr = -1\n", ["defaults.ttr", "> 0"]),
+    "bad choice": ("[defaults]\nprio = 'top'\n", ["defaults.prio", "top"]),
+    "not TOML": ("[server\n", ["kqs.toml", "not TOML", "line 1"]),
+    "key twice": ("[server]\nname='a'\nname='b'\n", ["kqs.toml", "not TOML"]),
+    "bad address": ('[server]\nlisten = "14151"\n', ["server.listen", "'14151'", "HOST:PORT"]),
+    "bad port": ('[server]\nlisten = "127.0.0.1:99999"\n', ["server.listen", "HOST:PORT"]),
+    "no handler": ("[handlers.a]\n", ["handlers.a", "exactly one of python and command"]),
+    "two handlers": (
+        '[handlers.a]\npython = "a:b"\ncommand = ["x"]\n',
+        ["handlers.a", "exactly one of python and command"],
+    ),
+    "not a path": ('[handlers.a]\npython = "jobs.note"\n', ["handlers.a.python", "pkg.mod:callable"]),
+    "empty command": ("[handlers.a]\ncommand = []\n", ["handlers", "command"]),
+    "unknown pool": (
+        '[pools.slow]\n[handlers.a]\npython = "jobs:note"\npool = "solw"\n',
+        ["handlers.a.pool", "'solw'", "did you mean 'slow'?"],
+    ),
+    "type too long": (f'[handlers.{"x" * 198}]\npython = "a:b"\n', ["197"]),
+    "incoherent": ("[limits]\nline = 1024\n[bulk]\nthreshold = 4096\n", ["bulk.threshold", "limits.line"]),
+    "bad hash": ('[[tokens]]\nname="a"\nrole="read"\nsha256="xyz"\n', ["tokens", "sha256"]),
+    "bad role": (f'[[tokens]]\nname="a"\nrole="king"\nsha256="{"0" * 64}"\n', ["tokens", "role", "king"]),
+    "token without a name": (f'[[tokens]]\nrole="read"\nsha256="{"0" * 64}"\n', ["tokens", "name"]),
+    "two tokens of a name": (
+        f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n' * 2,
+        ["tokens", "same name"],
+    ),
+}
+
+BAD_HANDLERS = {
+    "missing module": (
+        '[handlers.a]\npython = "nosuch.mod:f"\n',
+        ["handlers.a", "nosuch.mod:f", "No module"],
+    ),
+    "missing function": ('[handlers.a]\npython = "jobs:nosuch"\n', ["handlers.a", "jobs", "'nosuch'"]),
+    "not callable": ('[handlers.a]\npython = "jobs:os"\n', ["handlers.a", "not callable"]),
+    "module that raises": (
+        '[handlers.a]\npython = "raises:f"\n',
+        ["RuntimeError: at import", "raises.py line 2"],
+    ),
+    "module that raises lines": ('[handlers.a]\npython = "lines:f"\n', ["handlers.a", "one | two"]),
+    "module that exits": (
+        '[handlers.a]\npython = "exits:f"\n',
+        ["handlers.a", "SystemExit", "exits.py line 2"],
+    ),
+    "module that dies": ('[handlers.a]\npython = "dies:f"\n', ["(dies)", "status 7"]),
+    "module that crashes": ('[handlers.a]\npython = "crashes:f"\n', ["(crashes)", "signal 11"]),
+    "module that does not parse": ('[handlers.a]\npython = "garbled:f"\n', ["SyntaxError", "garbled.py"]),
+    "missing program": (
+        '[handlers.a]\ncommand = ["nosuch-prog"]\n',
+        ["handlers.a", "nosuch-prog", "not found"],
+    ),
+    "not executable": (
+        '[handlers.a]\ncommand = ["./kqs.toml"]\n',
+        ["handlers.a", "./kqs.toml", "executable"],
+    ),
+}
+
+MODULES = {
+    "raises.py": "print('noise on stdout')\nraise RuntimeError('at import')\n",
+    "lines.py": "raise RuntimeError('one\\ntwo')\n",
+    "exits.py": "import sys\nsys.exit('bye')\n",
+    "dies.py": "import os\nos._exit(7)\n",
+    "crashes.py": "import ctypes\nctypes.string_at(0)\n",
+    "garbled.py": "def f(:\n",
+}
+
+
+@pytest.mark.parametrize(("config", "texts"), BAD_CONFIGS.values(), ids=BAD_CONFIGS.keys())
+def test_a_bad_setting(tmp_path: Path, config: str, texts: list[str]) -> None:
+    (tmp_path / "kqs.toml").write_text(config)
+    refused(kqs_here("config", "check", cwd=tmp_path), *texts)
+
+
+@pytest.mark.parametrize(("config", "texts"), BAD_HANDLERS.values(), ids=BAD_HANDLERS.keys())
+def test_a_handler_that_cannot_be_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: str, texts: list[str]
+) -> None:
+    for name, text in MODULES.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "kqs.toml").write_text(config)
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    refused(kqs_here("config", "check", cwd=tmp_path), *texts)
+
+
+@pytest.mark.parametrize("name", ["unknown key", "bad type", "missing module"])
+def test_the_server_refuses_what_the_check_refuses(tmp_path: Path, name: str) -> None:
+    config, texts = (BAD_CONFIGS | BAD_HANDLERS)[name]
+    refused(serve(tmp_path, config=config), *texts)
+    assert not (tmp_path / "kqs-data").exists()  # refused before anything was touched
+
+
+@pytest.mark.parametrize(
+    ("app", "texts"),
+    [
+        ("nosuch:app", ["--app nosuch:app", "No module named 'nosuch'"]),
+        ("shop:nosuch", ["--app shop:nosuch", "'nosuch'"]),
+        ("shop:add", ["--app shop:add", "not a kqs.App"]),
+        ("shop", ["--app", "shop"]),
+    ],
+)
+def test_an_app_that_cannot_be_run(tmp_path: Path, app: str, texts: list[str]) -> None:
+    refused(serve(tmp_path, "--app", app), *texts)
+
+
+def test_a_config_file_that_is_not_there(tmp_path: Path) -> None:
+    refused(serve(tmp_path, "--config", "nosuch.toml"), "nosuch.toml", "No such file")
+    refused(kqs_here("config", "check", cwd=tmp_path), "kqs.toml", "No such file")
+    refused(kqs_here("config", "check", str(tmp_path), cwd=tmp_path), str(tmp_path), "directory")
+
+
+def test_a_config_that_is_not_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "kqs.toml").write_bytes(b'[server]\nname = "\xff"\n')
+    refused(kqs_here("config", "check", cwd=tmp_path), "kqs.toml", "not TOML")
+
+
+def test_a_port_in_use(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        refused(serve(tmp_path, "--listen", address), address, "in use", "--listen")
+
+
+@pytest.mark.parametrize(
+    ("address", "texts"),
+    [
+        ("nonsense", ["--listen", "'nonsense'", "HOST:PORT"]),
+        ("127.0.0.1:x", ["--listen", "HOST:PORT"]),
+        ("0.0.0.0:0", ["0.0.0.0", "--insecure"]),
+        ("[::]:0", ["::", "--insecure"]),
+        ("192.0.2.1:0", ["192.0.2.1", "--insecure"]),
+        ("no.such.host.invalid:0", ["no.such.host.invalid", "--insecure"]),
+    ],
+)
+def test_an_address_that_will_not_do(tmp_path: Path, address: str, texts: list[str]) -> None:
+    refused(serve(tmp_path, "--listen", address), *texts)
+
+
+def test_beyond_this_machine_tokens_are_needed_too(tmp_path: Path) -> None:
+    refused(serve(tmp_path, "--insecure", "--listen", "0.0.0.0:0"), "0.0.0.0", "[[tokens]]")
+
+
+def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
+    config = f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n'
+    done = serve(tmp_path, "--insecure", "--listen", "192.0.2.1:0", config=config)
+    refused(done, "192.0.2.1:0", "--listen")
+    done = serve(tmp_path, "--insecure", "--listen", "no.such.host.invalid:0", config=config)
+    refused(done, "no.such.host.invalid:0", "--listen")
+
+
+def test_a_data_directory_in_use(start: Start, tmp_path: Path) -> None:
+    server = start()
+    refused(serve(tmp_path, "--data", str(server.data)), str(server.data), "in use")
+    with server.client() as client:
+        assert client.ping() == "pong"
+
+
+@pytest.mark.parametrize("where", ["file", "file/below"])
+def test_a_file_in_the_place_of_the_data_directory(tmp_path: Path, where: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    refused(serve(tmp_path, "--data", where), str(tmp_path / where))
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("part", ["lock", "manifest", "journal", "bulk", "log", "kqs.sock"])
+def test_something_else_in_the_data_directory(tmp_path: Path, part: str) -> None:
+    """A directory where a file should be, or the other way round."""
+    data = tmp_path / "data"
+    data.mkdir()
+    if part in ("journal", "bulk", "log"):
+        (data / part).write_text("mine")
+    else:
+        (data / part).mkdir()
+    refused(serve(tmp_path, "--data", str(data)), str(data))
+
+
+@pytest.mark.parametrize(
+    ("harm", "texts"),
+    [
+        (b"\xff", ["manifest"]),
+        (None, ["manifest"]),
+    ],
+    ids=["changed", "cut"],
+)
+def test_a_damaged_journal_is_named_and_left_alone(
+    start: Start, tmp_path: Path, harm: bytes | None, texts: list[str]
+) -> None:
+    server = start()
+    server.client().insert_many([{"type": "x", "data": n} for n in range(10)])
+    server.stop()
+    manifest = server.data / "manifest"
+    whole = manifest.read_bytes()
+    manifest.write_bytes(whole[:-3] if harm is None else whole[:20] + harm + whole[21:])
+    before = {file.name: file.read_bytes() for file in (server.data / "journal").iterdir()}
+    refused(serve(tmp_path, "--data", str(server.data)), *texts, "nothing was changed")
+    assert {file.name: file.read_bytes() for file in (server.data / "journal").iterdir()} == before
+    manifest.write_bytes(whole)
+    with start().client() as client:
+        assert client.stats()["types"]["x"]["ready"] == 10
+
+
+def test_a_failed_start_releases_the_directory(start: Start, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        refused(serve(tmp_path, "--data", str(tmp_path / "data"), "--listen", address), "in use")
+    with start().client() as client:
+        assert client.ping() == "pong"
+
+
+def test_unknown_options_and_commands(tmp_path: Path) -> None:
+    done = kqs("serve", "--prot", "1", cwd=tmp_path)
+    assert done.status == 2 and "--prot" in done.err
+    done = kqs("insret", cwd=tmp_path)
+    assert done.status == 2 and "insret" in done.err
+
+
+def test_control_characters_in_a_message_are_harmless(tmp_path: Path) -> None:
+    done = serve(tmp_path, config='[server]\nlisten = "\\u001b[31mred\\nline"\n')
+    refused(done, "\\x1b[31mred")
