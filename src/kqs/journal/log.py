@@ -22,19 +22,16 @@ from ..core import record
 from ..core.record import Damaged, SegmentHeader
 from ..errors import DamagedJournal, JournalFailed
 from ..ports import Disk, DiskFile, Executor
-from . import manifest as manifests
 from .manifest import Manifest, SegmentInfo, write_all
-from .recovery import SPARE, Apply, Recovered, make_segment, recover, spare_names
+from .recovery import Apply, Recovered, make_segment, recover
+from .space import BALLAST, FULL, SPARE, has_space, spare_names, store_manifest
 
 SEGMENT_SIZE = 64 * 1024 * 1024
 #: Appends are put into one frame until it has this many bytes.
 FRAME_TARGET = 8 * 1024 * 1024
 #: How far ahead of dispatch the disk is told to read.
 READ_AHEAD = 4 * 1024 * 1024
-#: A file whose space is given up so that a manifest can be written on a full disk.
-BALLAST = "ballast"
 _BALLAST_SIZE = 256 * 1024
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 #: When this many entries were told to be durable, the rest is told in the loop's next turn.
 TOLD_AT_ONCE = 1000
 
@@ -192,8 +189,13 @@ class Journal:
         return self._available >= self._needed + self.segment_size // 4
 
     def has_room_for(self, size: int) -> bool:
-        """Whether an append this large fits; one that is larger than a segment asks the file system."""
-        return size < self.segment_size // 4 or self._disk.free(self._folder)[0] > 2 * size
+        """Whether there is space for new jobs of this size, the reserve aside.
+
+        What does not fit into the segments made ahead gets one of its own, if the file system has the space.
+        """
+        if self._available - size >= self._needed + self.segment_size // 2:
+            return True
+        return size >= self.segment_size // 2 and self._disk.free(self._folder)[0] > 2 * size
 
     async def make_room(self) -> None:
         """Return when the space that is wanted has been made ahead, or can't be."""
@@ -519,13 +521,7 @@ class Journal:
     def _t_store(self, segments: tuple[SegmentInfo, ...]) -> None:
         old = self._manifest
         new = Manifest(old.format, old.journal, old.epoch, segments)
-        try:
-            manifests.store(self._disk, self._directory, new)
-        except OSError as error:
-            if error.errno not in _FULL or BALLAST not in self._disk.listdir(self._folder):
-                raise
-            self._disk.unlink(f"{self._folder}/{BALLAST}")
-            manifests.store(self._disk, self._directory, new)
+        store_manifest(self._disk, self._directory, new)
         self._manifest = new
 
     def _t_drop(self, segment: int) -> None:
@@ -537,10 +533,14 @@ class Journal:
 
     def _t_spares(self, wanted: int) -> int:
         """Make or remove spare segments; returns how many there are. A full disk is no failure."""
-        spares = spare_names(self._disk, self._folder)
-        for name in spares[wanted:]:
-            self._disk.unlink(f"{self._folder}/{name}")
-        spares = spares[:wanted]
+        spares: list[str] = []
+        made = False
+        for name in spare_names(self._disk, self._folder):
+            path = f"{self._folder}/{name}"
+            if len(spares) < wanted and has_space(self._disk, path, self.segment_size):
+                spares.append(name)
+            else:
+                self._disk.unlink(path)
         if BALLAST not in self._disk.listdir(self._folder):
             self._t_allocate(f"{self._folder}/{BALLAST}", _BALLAST_SIZE)
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
@@ -550,6 +550,11 @@ class Journal:
                 break
             spares.append(name)
             number += 1
+            made = True
+        if made:
+            self._disk.sync_dir(
+                self._folder
+            )  # after a crash, too, the space must be there, not used otherwise
         return len(spares)
 
     def _t_allocate(self, path: str, size: int) -> bool:
@@ -562,7 +567,7 @@ class Journal:
         except OSError as error:
             if file is not None:
                 self._disk.unlink(path)
-            if error.errno in _FULL:
+            if error.errno in FULL:
                 return False
             raise
         finally:

@@ -15,6 +15,7 @@ from ..ports import Disk, DiskFile
 from . import manifest as manifests
 from .disk import make_directory
 from .manifest import Manifest, SegmentInfo, write_all
+from .space import BALLAST, is_spare, spare_names, store_manifest, take_spare
 
 #: Takes a verified frame: the segment's bytes, the frame, the segment's number. Raises Damaged or Newer when
 #: the frame's entries are not what they must be.
@@ -39,9 +40,6 @@ def each_entry(apply: ApplyEntry) -> Apply:
 
 
 _SEGMENT_FILE = re.compile(r"(\d{10})\.seg")
-_SPARE_FILE = re.compile(r"spare-\d+")
-#: Spare segments are named so, and numbered.
-SPARE = "spare-"
 #: How far sequences jump after a torn tail was cut, so that no id of the cut frame is given again.
 TORN_SKIP = 1_000_000
 
@@ -129,7 +127,7 @@ def recover(
     opened = SegmentInfo(info.number, info.first_frame, info.first_sequence, size=file.size())
     segments = (*manifest.segments[:-1], opened)
     manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, segments)
-    manifests.store(disk, directory, manifest)
+    store_manifest(disk, directory, manifest)
     # Only now: the manifest that was read may not have been durable, and the one before it may list them.
     for name in unlisted:
         disk.unlink(f"{folder}/{name}")
@@ -145,11 +143,6 @@ def recover(
         entries,
         len(spare_names(disk, folder)),
     )
-
-
-def spare_names(disk: Disk, folder: str) -> list[str]:
-    """The spare segments: space made ahead."""
-    return sorted(name for name in disk.listdir(folder) if _SPARE_FILE.fullmatch(name))
 
 
 def read_only(disk: Disk, directory: str, apply: Apply) -> None:
@@ -225,7 +218,8 @@ class _Scan:
             try:
                 apply(self.data, frame, self.info.number)
             except Damaged as damage:
-                raise self._damaged(damage.offset, damage.what) from None
+                sequence = self._sequence_at(frame, damage.offset)
+                raise self._damaged(damage.offset, damage.what, sequence) from None
             except Newer as newer:
                 raise _newer(newer) from None
             entries += frame.entries
@@ -236,6 +230,18 @@ class _Scan:
                 self.end, f"the file was cut off: {self.info.size} bytes were reserved for it"
             )
         return entries
+
+    def _sequence_at(self, frame: Frame, offset: int) -> int:
+        """The sequence of the entry at an offset of a valid frame, as far as its entries' lengths tell."""
+        sequence = frame.first_sequence
+        try:
+            for _kind, start, end in record.entry_bounds(self.data, frame):
+                if start <= offset < end:
+                    break
+                sequence += 1
+        except Damaged:
+            pass
+        return sequence
 
     def check_sealed(self) -> None:
         """A sealed segment must end exactly where the manifest says it does."""
@@ -273,8 +279,7 @@ def _create(
     folder = f"{directory}/journal"
     disk.sync_dir(directory)  # the folder's own name, before a manifest says what is in it
     for name in disk.listdir(folder):
-        spare = _SPARE_FILE.fullmatch(name) is not None
-        if name != f"{1:010d}.seg" and not spare and name != "ballast":
+        if name != f"{1:010d}.seg" and not is_spare(name) and name != BALLAST:
             raise DamagedJournal("manifest", 0, None, f"it is missing, yet journal/{name} is there")
         if name.endswith(".seg"):
             _refuse_frames(disk, folder, name)
@@ -290,15 +295,10 @@ def _create(
 def make_segment(disk: Disk, folder: str, header: SegmentHeader, size: int) -> tuple[DiskFile, int]:
     """A new durable segment file with its header and space; returns it and the start of its chain.
 
-    The spare file, if there is one that is large enough, becomes the segment: its space is reserved already.
+    A spare file, if there is one that is large enough, becomes the segment: its space is reserved already.
     """
     path = f"{folder}/{header.number:010d}.seg"
-    spares = spare_names(disk, folder)
-    if spares:
-        disk.rename(f"{folder}/{spares[0]}", path)
-        file = disk.open(path)
-    else:
-        file = disk.open(path, create=True)
+    file = disk.open(path, create=not take_spare(disk, folder, path, size))
     try:
         if file.size() < size:
             file.allocate(size)
@@ -379,10 +379,12 @@ def _renew_open_segment(
     path = f"{folder}/{info.file}"
     if f"{info.file}.new" in disk.listdir(folder):
         disk.unlink(f"{path}.new")
-    if spares := spare_names(disk, folder):
-        disk.rename(f"{folder}/{spares[0]}", f"{path}.new")  # its space is there, also on a full disk
-    file = disk.open(f"{path}.new", create=not spares)
-    file.allocate(max(len(scan.data), len(valid), file.size()))
+    size = max(len(scan.data), len(valid))
+    if spare := take_spare(disk, folder, f"{path}.new", size):  # its space is there, also on a full disk
+        # A spare is blank: no crash may give this one its old name back when frames are in it.
+        disk.sync_dir(folder)
+    file = disk.open(f"{path}.new", create=not spare)
+    file.allocate(max(size, file.size()))
     write_all(file, valid, 0)
     file.datasync()
     if file.pread(len(valid), 0) != valid:

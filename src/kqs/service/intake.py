@@ -12,6 +12,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import structlog
 
 from ..core.job import BulkRef, NewJob
 from ..core.wire import encode_error, encode_reply
@@ -184,6 +185,11 @@ class Intake:
         except JournalFailed as failure:
             # What was stored stays: the job may be there after a restart.
             self._refuse(batch, Internal(f"{failure}; whether the job was accepted is unknown"), begun)
+            return Inserted([])
+        except Exception:
+            # Nobody foresaw it; the callers must learn, and their connections must not count them for ever.
+            structlog.get_logger().exception("bug", call="insert")
+            self._refuse(batch, Internal("internal error in insert; whether it was done is unknown"), begun)
             return Inserted([])
         replies: dict[Connection, list[bytes]] = {}
         for calls in batch:

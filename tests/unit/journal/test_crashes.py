@@ -109,6 +109,33 @@ async def test_a_torn_tail_is_never_cut_without_being_kept() -> None:
             await journal.close()
 
 
+async def test_a_renewed_segment_holds_nothing_behind_its_last_frame() -> None:
+    """Not even when a start that broke off had used the same spare, for a tail that the power cut took."""
+    lost = 0
+    for nth in range(1, 25):
+        for seed in range(10 * SEEDS):
+            rig = small(seed * 100 + nth)
+            journal = rig.open()
+            await fill(journal, numbered(3))
+            rig.disk.inject = FaultAt(1, CRASH, kinds=("datasync",))
+            with pytest.raises(ENDS):
+                await write(journal, b"in the cache only")
+            rig.disk.revive()  # the process died alone
+            rig.disk.inject = FaultAt(nth, CRASH, kinds=CHANGES)
+            try:
+                await rig.open().close()
+            except ENDS:
+                pass
+            rig.disk.inject = None
+            rig.disk.crash()
+            journal = rig.open()
+            assert rig.data in (numbered(3), [*numbered(3), b"in the cache only"])
+            lost += len(rig.data) == 3
+            assert not rig.disk.content(rig.path(1))[journal.size :].strip(b"\0")
+            await journal.close()
+    assert lost > 50
+
+
 async def test_short_writes_at_every_operation_make_no_difference() -> None:
     for seed in range(10):
         rig, ledger = small(seed), Ledger()

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 import pytest
 
 from kqs.errors import DamagedJournal, NewerFormat
+from kqs.journal.space import BALLAST, spare_names
 from kqs.testing.disk import SimDisk
 from kqs.testing.faults import CHANGES
 from kqs.testing.media import SECTOR
@@ -66,7 +67,8 @@ async def make_sound() -> Sound:
         entries += [accept(first + n, data) for n, data in enumerate(payloads)]
     await journal.close()
     files = rig.disk.files()
-    del files[f"{FOLDER}/spare"]
+    for name in (*spare_names(rig.disk, FOLDER), BALLAST):
+        del files[f"{FOLDER}/{name}"]
     sound = Sound(files, entries)
     assert len(sound.segments) == 3
     assert sum(frame.segment == sound.segments[-1] for frame in sound.frames) > 4

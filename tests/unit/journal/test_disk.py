@@ -109,7 +109,7 @@ def test_new_directories_are_durable_in_the_ones_above(
     assert sorted(synced) == [str(tmp_path), f"{tmp_path}/a"]
     synced.clear()
     RealDisk().makedirs(f"{tmp_path}/a/b")
-    assert synced == []
+    assert synced == [f"{tmp_path}/a"]  # an earlier start may have ended between making and syncing
 
 
 @pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EINVAL])

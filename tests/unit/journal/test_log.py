@@ -12,6 +12,7 @@ from kqs.core import record
 from kqs.errors import DamagedJournal, JournalFailed
 from kqs.journal import log
 from kqs.journal.log import Journal
+from kqs.journal.space import spare_names
 from kqs.testing.disk import SimDisk
 from kqs.testing.faults import CHANGES, EIO, ENOSPC, SHORT, Fault, FaultAt, Operation
 
@@ -251,7 +252,7 @@ async def test_rotation_makes_each_step_durable_before_the_next(rig: Rig) -> Non
     ]
     segment = "0000000002.seg"
     assert done[: done.index(("pwrite", segment), 2) + 5][:10] == [
-        ("rename", "spare"),
+        ("rename", "spare-1"),
         ("pwrite", segment),
         ("datasync", segment),
         ("sync_dir", "journal"),
@@ -268,22 +269,67 @@ async def test_rotation_makes_each_step_durable_before_the_next(rig: Rig) -> Non
 async def test_a_spare_segment_is_kept_ready(rig: Rig) -> None:
     journal = rig.open()
     await asyncio.sleep(0)
-    assert rig.names() == ["0000000001.seg", "spare"]
-    assert rig.disk.content(f"{FOLDER}/spare") == bytes(rig.segment_size)
-    await fill(journal, numbered(20))
-    assert "spare" in rig.names()
-    assert journal.has_spare
+    assert rig.names() == ["0000000001.seg", "ballast", "spare-1"]
+    assert rig.disk.content(f"{FOLDER}/spare-1") == bytes(rig.segment_size)
+    await fill(journal, numbered(40))
+    assert journal.open_segment > 2
+    assert len(spare_names(rig.disk, FOLDER)) == 1
     created = [operation.path.rpartition("/")[2] for operation in rig.operations("create", path=FOLDER)]
-    assert set(created) == {"0000000001.seg", "spare"}  # each segment after the first was the spare
+    # Each segment after the first was a spare.
+    assert [name for name in created if not name.startswith("spare-")] == ["0000000001.seg", "ballast"]
+    await journal.close()
+
+
+async def test_as_many_spares_are_kept_as_the_ends_of_the_jobs_need(rig: Rig) -> None:
+    journal = rig.open()
+    for needed, spares in ((0, 1), (1, 2), (3 * 2048, 4), (3 * 2048 + 1, 5), (2048, 2), (0, 2), (0, 2)):
+        journal.reserve(needed)
+        await journal.make_room()
+        names = spare_names(rig.disk, FOLDER)
+        assert len(names) == spares  # one too many is not worth the work
+        assert all(rig.disk.content(f"{FOLDER}/{name}") == bytes(rig.segment_size) for name in names)
+        assert journal.accepting
+    await journal.close()
+    journal = rig.open()
+    await journal.make_room()
+    assert len(spare_names(rig.disk, FOLDER)) == 1
+    await journal.close()
+
+
+async def test_new_jobs_are_refused_until_the_space_their_ends_need_is_there(stepped: Rig) -> None:
+    journal = stepped.open_at_rest()
+    assert journal.accepting
+    journal.reserve(3 * 2048)
+    assert (journal.accepting, journal.has_reserve) == (False, False)
+    waiting = asyncio.ensure_future(journal.make_room())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    stepped.stepped.run()
+    await asyncio.wait_for(waiting, 1)
+    assert (journal.accepting, journal.has_reserve) == (True, True)
+    await journal.close()
+
+
+async def test_what_is_on_its_way_to_the_disk_takes_space(stepped: Rig) -> None:
+    journal = stepped.open_at_rest()
+    while journal.accepting:
+        append(journal, b"x" * 200)
+    assert journal.commits == 0
+    assert 2 * 2048 - 64 - journal.pending_bytes < 1024
+    assert journal.has_reserve
+    stepped.stepped.run()
+    assert journal.failed is None
+    assert (journal.accepting, journal.pending_bytes) == (True, 0)
     await journal.close()
 
 
 async def test_a_spare_that_is_gone_or_too_small_does_no_harm(rig: Rig) -> None:
     for spare in (None, b"", bytes(100)):
         journal = rig.open()
-        rig.disk.remove(f"{FOLDER}/spare")
+        for name in spare_names(rig.disk, FOLDER):
+            rig.disk.remove(f"{FOLDER}/{name}")
         if spare is not None:
-            rig.disk.put(f"{FOLDER}/spare", spare)
+            rig.disk.put(f"{FOLDER}/spare-1", spare)
         await fill(journal, numbered(30))
         await journal.close()
     journal = rig.open()
@@ -378,49 +424,148 @@ async def test_any_number_of_segments_can_be_read_with_few_files_open(rig: Rig) 
 # -- a full disk --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("size", [0, 100, 2047])
+async def test_a_spare_that_was_cut_short_is_not_counted_on(rig: Rig, size: int) -> None:
+    journal = rig.open()
+    await journal.close()
+    for name in ("spare-2", "spare-7"):
+        rig.disk.put(f"{FOLDER}/{name}", bytes(size))
+    rig.disk.inject = FaultAt(1, ENOSPC, kinds=("create",), path="spare", lasting=True)
+    journal = rig.open()  # the whole one is taken for the renewed open segment
+    journal.reserve(100)
+    await journal.make_room()
+    assert spare_names(rig.disk, FOLDER) == []
+    while journal.accepting:
+        await write(journal, b"x" * 100)
+    assert journal.open_segment == 1  # nothing was put where there may be no space
+    rig.disk.inject = None
+    journal.reserve(100, retry=True)
+    await journal.make_room()
+    assert [len(rig.disk.content(f"{FOLDER}/{name}")) for name in spare_names(rig.disk, FOLDER)] == [2048] * 2
+    await journal.close()
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_a_journal_starts_on_a_disk_that_is_full_to_the_last_byte(rig: Rig, short: bool) -> None:
+    journal = rig.open()
+    await fill(journal, numbered(30))
+    await journal.close()
+    if short:
+        rig.disk.put(f"{FOLDER}/spare-0", bytes(10))
+    rig.disk.capacity = sum(map(len, rig.disk.files().values()))
+    journal = rig.open()
+    assert rig.data == numbered(30)
+    for _ in range(5):
+        await write(journal, b"ack")
+    await journal.close()
+    rig.disk.crash()
+    journal = rig.open()
+    assert rig.data == [*numbered(30), *[b"ack"] * 5]
+    await journal.close()
+
+
 async def test_without_space_for_a_spare_new_jobs_are_refused_and_acks_go_on() -> None:
     rig = Rig(segment_size=4096)
-    rig.disk.capacity = 3 * 4096 + 1000  # a segment, a spare, one more, the manifests
+    ballast = 256 * 1024
+    rig.disk.capacity = ballast + 3 * 4096 + 1000  # a segment, a spare, one more, the manifests
     journal = rig.open()
     await write(journal, b"x")
     assert journal.accepting
     rig.disk.put("/data/other", bytes(4096))
     while journal.open_segment == 1:  # into the spare; there is no room for another
         await write(journal, b"x" * 200)
-    await asyncio.sleep(0)
-    assert (journal.has_spare, journal.failed) == (False, None)
+    await journal.make_room()
+    assert (spare_names(rig.disk, FOLDER), journal.failed) == ([], None)
+    needed = 600
+    journal.reserve(needed)
     taken = 0
     while journal.accepting:
         await write(journal, b"x" * 200)
         taken += 1
-    assert journal.open_segment == 2
-    for _ in range(taken // 2):  # what ends jobs still fits
+    assert taken > 0
+    while journal.has_reserve:
+        await write(journal, b"lease")
+    before = journal.size
+    while journal.size - before < needed:  # what ends jobs still fits
         await write(journal, b"ack")
+    assert journal.open_segment == 2
     assert journal.failed is None
 
-    journal.retry_spare()
-    await asyncio.sleep(0)
+    journal.reserve(0, retry=True)
+    await journal.make_room()
     assert not journal.accepting  # it looks again, and there is still none
     rig.disk.remove("/data/other")
-    journal.retry_spare()
-    await asyncio.sleep(0)
+    journal.reserve(0)
+    await journal.make_room()
     assert journal.accepting  # and recovers by itself
     await write(journal, b"y" * 200)
     await journal.close()
 
 
 @pytest.mark.parametrize("kind", ["create", "allocate", "datasync"])
-async def test_no_space_for_the_spare_is_no_failure(rig: Rig, kind: str) -> None:
-    rig.disk.inject = FaultAt(1, ENOSPC, kinds=(kind,), path="spare")
+@pytest.mark.parametrize("name", ["spare-1", "ballast"])
+async def test_no_space_for_space_made_ahead_is_no_failure(rig: Rig, name: str, kind: str) -> None:
+    rig.disk.inject = FaultAt(1, ENOSPC, kinds=(kind,), path=name)
     journal = rig.open()
-    await asyncio.sleep(0)
-    assert (journal.has_spare, journal.failed, rig.failures) == (False, None, [])
-    assert "spare" not in rig.names()
+    await journal.make_room()
+    assert (journal.failed, rig.failures) == (None, [])
     await write(journal, b"x")
-    journal.retry_spare()
+    journal.reserve(0, retry=True)
+    await journal.make_room()
+    assert rig.names() == ["0000000001.seg", "ballast", "spare-1"]
+    assert rig.disk.content(f"{FOLDER}/spare-1") == bytes(rig.segment_size)
+    await journal.close()
+
+
+@pytest.mark.parametrize("kind", ["create", "pwrite", "datasync"])
+async def test_no_space_for_a_manifest_is_met_by_giving_up_the_ballast(rig: Rig, kind: str) -> None:
+    """Segments are given up, and the next begun, on a disk that is full to the last byte."""
+    journal = rig.open()
+    await fill(journal, numbered(39))
+    number = journal.open_segment
+    await journal.make_room()
+    fault = rig.disk.inject = FaultAt(1, ENOSPC, kinds=(kind,), path="manifest.new")
+    since = rig.disk.operations
+    journal.drop_before(number)
+    await write(journal, b"after")
+    assert fault.met == 1
+    unlinked = [o.path.rpartition("/")[2] for o in rig.operations("unlink", since=since)]
+    gone = [f"{n:010d}.seg" for n in range(1, number)]
+    assert [name for name in unlinked if name != "manifest.new"] == ["ballast", *gone]
+    assert journal.failed is None
+    journal.reserve(0, retry=True)
+    assert [info.number for info in rig.manifest().segments] == [number]
+    await journal.close()
+    journal = rig.open()
+    assert rig.data[-1] == b"after"
+    await journal.make_room()
+    assert "ballast" in rig.names()  # there for the next time
+    await journal.close()
+
+
+async def test_no_space_for_a_manifest_without_ballast_stops_everything(rig: Rig) -> None:
+    journal = rig.open()
+    await fill(journal, numbered(39))
+    rig.disk.remove(f"{FOLDER}/ballast")
+    rig.disk.inject = FaultAt(1, ENOSPC, kinds=("create",), path="manifest.new", lasting=True)
+    journal.drop_before(journal.open_segment)
     await asyncio.sleep(0)
-    assert journal.has_spare
-    assert rig.disk.content(f"{FOLDER}/spare") == bytes(rig.segment_size)
+    assert isinstance(journal.failed, JournalFailed)
+    with pytest.raises(JournalFailed, match="No space"):
+        await write(journal, b"after")
+    await journal.close()
+
+
+async def test_a_batch_larger_than_a_segment_needs_that_much_free_space(rig: Rig) -> None:
+    journal = rig.open()
+    await journal.make_room()
+    used = sum(map(len, rig.disk.files().values()))
+    assert journal.has_room_for(100_000)
+    rig.disk.capacity = used + 10_000
+    assert journal.has_room_for(4_999)
+    assert not journal.has_room_for(5_000)
+    rig.disk.capacity = used
+    assert journal.has_room_for(500)  # that the segment and its spares have
     await journal.close()
 
 
@@ -457,7 +602,7 @@ async def test_a_failed_write_or_sync_stops_everything(stepped: Rig, kind: str, 
             attempt()
     with pytest.raises(JournalFailed):
         await journal.sync()
-    journal.retry_spare()
+    journal.reserve(100_000, retry=True)
     journal.drop_before(99)
     stepped.stepped.run()
     assert stepped.disk.operations == since  # nothing more was asked of the disk, least of all a sync

@@ -97,19 +97,25 @@ async def test_sequences_and_frames_go_on_over_restarts(rig: Rig) -> None:
     await journal.close()
 
 
-async def test_the_open_segment_is_rewritten_synced_and_read_back_before_it_is_trusted(rig: Rig) -> None:
+@pytest.mark.parametrize("spare", [True, False])
+async def test_the_open_segment_is_rewritten_synced_and_read_back_before_it_is_trusted(
+    rig: Rig, spare: bool
+) -> None:
+    """Into a spare, whose space is there on a full disk too, and whose name goes before a byte is written."""
     frames = await filled(rig, 5)
+    if not spare:
+        rig.disk.remove(f"{FOLDER}/spare-1")
     since = rig.disk.operations
     journal = rig.open()
     done = [
         (operation.kind, operation.path.rpartition("/")[2])
         for operation in rig.operations(*CHANGES, "pread", since=since)
-        if "spare" not in operation.path
     ]
     new = "0000000001.seg.new"
-    at = done.index(("create", new))
-    assert [step for step in done[at:] if step[0] != "makedirs"] == [
-        ("create", new),
+    taken = [("rename", "spare-1"), ("sync_dir", "journal")] if spare else [("create", new)]
+    at = done.index(taken[0])
+    assert done[at : at + len(taken) + 11] == [
+        *taken,
         ("allocate", new),
         ("pwrite", new),
         ("datasync", new),
@@ -411,9 +417,9 @@ async def test_an_entry_that_is_damaged_inside_a_valid_frame_is_refused(rig: Rig
 async def test_what_the_owner_of_the_entries_finds_impossible_is_damage(rig: Rig) -> None:
     frames = await filled(rig)
 
-    def apply(_kind: int, entry: bytes, _segment: int, offset: int) -> None:
+    def apply(_kind: int, entry: bytes, _segment: int, _offset: int) -> None:
         if record.decode_accept(entry).sequence == 17:
-            raise record.Damaged(offset, "it cannot be")
+            raise record.Damaged(0, "it cannot be")
 
     before = rig.disk.files()
     with pytest.raises(DamagedJournal, match="it cannot be") as caught:
@@ -439,7 +445,7 @@ async def test_what_a_crash_left_is_removed(rig: Rig) -> None:
     assert rig.data == numbered(40)
     await journal.close()
     listed = [info.file for info in rig.manifest().segments]
-    assert rig.names() == [*listed, "spare"]
+    assert rig.names() == [*listed, "ballast", "spare-1"]
     assert sorted(path for path in rig.disk.files() if FOLDER not in path) == [MANIFEST]
 
 
@@ -450,7 +456,7 @@ async def test_segments_given_up_and_not_yet_removed_are_removed(rig: Rig) -> No
     journal = rig.open()
     first = segments[2].first_sequence
     assert rig.data == numbered(40)[first - 1 :]
-    assert rig.names() == [*(info.file for info in segments[2:]), "spare"]
+    assert rig.names() == [*(info.file for info in segments[2:]), "ballast", "spare-1"]
     assert frames[0].segment == 1
     await journal.close()
 
@@ -490,7 +496,6 @@ async def test_segments_without_a_manifest_are_refused(rig: Rig) -> None:
 async def test_one_segment_with_frames_and_no_manifest_is_refused(rig: Rig) -> None:
     await filled(rig, 3)
     rig.disk.remove(MANIFEST)
-    rig.disk.remove(f"{FOLDER}/spare")
     assert "has frames" in refused(rig).what
 
 

@@ -20,6 +20,8 @@ from .ledger import Ledger
 from .table import pack_meta
 
 _READY, _DELAYED = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
+#: Bytes an entry takes beside its payload, at a guess that is mostly too high.
+_ENTRY_OVERHEAD = 256
 
 
 class Batch:
@@ -110,18 +112,23 @@ class Acceptor:
         self.closing = False
 
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
-        await self._make_room()
-        self._admit()
+        size = sum(len(job.data) for job in jobs) + _ENTRY_OVERHEAD * len(jobs)
+        self._ledger.reserve(len(jobs))
+        if not self._ledger.journal.has_room_for(size):
+            await self._make_room()
+        self._admit(size)
         if any(job.options.key is not None for job in jobs):
             return await self._put_keyed(jobs)
         first = await self._put(jobs)
         return Inserted(self._ledger.ids(first, len(jobs)))
 
-    def _admit(self) -> None:
+    def _admit(self, size: int) -> None:
         """Refuse what there is no room for, before anything is done."""
         if self.closing:
             raise ShuttingDown("the server is shutting down; insert at another one or later")
-        if not self._ledger.journal.accepting:
+        if self._ledger.journal.failed is not None:
+            raise self._ledger.journal.failed
+        if not self._ledger.journal.has_room_for(size):
             raise DiskFull("the disk is full: no new jobs until space is free; jobs still run and finish")
         if self.memory >= self.memory_limit:
             raise Busy(
@@ -138,8 +145,6 @@ class Acceptor:
         """Journal new jobs; when they are durable, into the index. Returns the first one's number."""
         first = self._ledger.journal.take_sequences(len(jobs))
         batch = Batch(jobs, first, self._ledger.now(), self._ledger.index)
-        if not self._ledger.journal.has_room_for(batch.size):
-            raise DiskFull("the disk has no room for a batch of this size")
 
         def enter(location: Location) -> None:
             batch.enter(self._ledger.keys, location)

@@ -38,8 +38,6 @@ MEMORY_LIMIT: Final = 1 << 30
 #: How long idempotency keys are remembered, seconds, and how many at most.
 KEY_WINDOW: Final = 86_400.0
 KEY_CAP: Final = 500_000
-#: Bytes of journal that must stay free for each live job: its ack or delete, and one more lease.
-_RESERVE: Final = 160
 #: How often a full disk is asked again, microseconds.
 _RESERVE_EVERY: Final = SECOND // 2
 _CONTROL: Final = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
@@ -83,7 +81,7 @@ class EmbeddedEngine:
         self._index = ledger.index
         self._nonce = nonce
         self._epoch = self.journal.epoch << 40
-        self._acceptor = Acceptor(ledger, self._make_room, memory_limit)
+        self._acceptor = Acceptor(ledger, self._make_space, memory_limit)
         self._settler = Settler(ledger, random, bulk)
         self._inspector = Inspector(ledger, bulk)
         self._compactor = Compactor(ledger)
@@ -274,10 +272,19 @@ class EmbeddedEngine:
         return self._index.next_wake()
 
     async def _make_room(self) -> None:
-        """Wait for the next spare segment when space is short, rather than refuse at once."""
+        """Wait for the next spare segment when space is short, rather than refuse at once.
+
+        Raises:
+            JournalFailed: a journal that has failed is not short of space.
+        """
         if not self.journal.accepting:
-            self._reserve()
-            await self.journal.make_room()
+            await self._make_space()
+        if self.journal.failed is not None:
+            raise self.journal.failed
+
+    async def _make_space(self) -> None:
+        self._reserve()
+        await self.journal.make_room()
 
     def _reserve(self) -> None:
         """Keep space for the ends of all live jobs free (DESIGN section 5, rule 6)."""
@@ -285,7 +292,7 @@ class EmbeddedEngine:
         retry = now - self._reserved_at >= _RESERVE_EVERY
         if retry:
             self._reserved_at = now
-        self.journal.reserve(len(self._index.table) * _RESERVE, retry=retry)
+        self._ledger.reserve(retry=retry)
         if self._held_back and self.journal.has_reserve:
             self._held_back = False
             self._ledger.notify(list(self.ready_types()))

@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from ...core import record
-from ...core.job import NO_OPTIONS
+from ...core.job import NO_OPTIONS, JobOptions
 from ...core.lifecycle import Event, State
 from ...core.outcome import Reason
 from ...core.record import Damaged, Newer
-from ...errors import Internal, NotFound
+from ...errors import DamagedJournal, NotFound
 from ...journal.log import Journal, Location
 from ...journal.recovery import Apply
 from ...ports import Clock
@@ -28,6 +28,9 @@ from .keys import KeyIndex
 from .replay import EventOptions, Replay, event_options
 from .show import iso
 from .table import Row
+
+#: Bytes of journal that must stay free for each live job: its ack or delete, and one more lease.
+RESERVE = 160
 
 
 class Ledger:
@@ -73,6 +76,15 @@ class Ledger:
         """The clock's time, microseconds since 1970."""
         return self._clock.now()
 
+    def reserve(self, more: int = 0, *, retry: bool = False) -> None:
+        """Keep space free for the ends of all live jobs (DESIGN section 5, rule 6).
+
+        Args:
+            more: jobs that are about to come.
+            retry: try again where the disk was full.
+        """
+        self.journal.reserve((len(self.index.table) + more) * RESERVE, retry=retry)
+
     # -- ids ------------------------------------------------------------------------------------
 
     def id_of(self, number: int) -> str:
@@ -96,7 +108,7 @@ class Ledger:
 
         Raises:
             NotFound: there is none.
-            DamagedJournal: its entry does not read back.
+            DamagedJournal: it has ended, and its entry does not read back.
         """
         number = self.number_of(id)
         if number is not None:
@@ -109,15 +121,45 @@ class Ledger:
     # -- jobs from rows -------------------------------------------------------------------------
 
     def job(self, row: Row) -> LiveJob:
-        """A live job with all that is shown of it."""
+        """A live job with all that is shown of it.
+
+        One whose entry does not read back is what its row tells, with the damage as its error: a person must
+        be able to see and delete it, and a page of jobs must not fail for it (G6).
+        """
         job = self.index.leased.get(row.chunk.number[row.at])
         if job is None:
             try:
                 job = self.index.load(row, self.entry(row)).job
-            except (Damaged, Newer) as damage:
-                raise Internal(f"job {row.chunk.number[row.at]}: {damage}") from None
+            except (DamagedJournal, Damaged, Newer) as damage:
+                job = self._of_row(row)
+                job.error = self._damage_error(damage)
         self.add_error(row, job)
         return job
+
+    def _of_row(self, row: Row) -> LiveJob:
+        """What a job's row alone tells of it: type, state, priority, attempts."""
+        chunk, at = row
+        number, index = chunk.number[at], self.index
+        bulk = index.bulk.get(number)
+        return LiveJob(
+            number,
+            index.type_of(row),
+            index.state_of(row),
+            index.prio_of(row),
+            0,
+            chunk.due[at],
+            chunk.due[at],
+            30_000,
+            chunk.place[at],
+            chunk.size[at],
+            0,
+            NO_OPTIONS if bulk is None else JobOptions(bulk=bulk),
+            chunk.attempt[at],
+            chunk.deaths[at],
+        )
+
+    def _damage_error(self, damage: Exception) -> dict[str, Any]:
+        return error_of(Reason(str(damage), "damaged"), self.now(), "damaged")
 
     def ended(self, found: LiveJob | Finished | None) -> LiveJob | None:
         """A finished job; one that ended before the last start is loaded while its segment is there."""
@@ -204,31 +246,13 @@ class Ledger:
 
     def unreadable(self, row: Row, damage: Exception) -> LiveJob:
         """A job whose entry does not read back, buried, with what its row tells of it."""
-        chunk, at = row
-        number, index = chunk.number[at], self.index
-        job = index.leased.get(number) or LiveJob(
-            number,
-            index.type_of(row),
-            index.state_of(row),
-            index.prio_of(row),
-            0,
-            chunk.due[at],
-            chunk.due[at],
-            30_000,
-            chunk.place[at],
-            chunk.size[at],
-            0,
-            NO_OPTIONS,
-            chunk.attempt[at],
-            chunk.deaths[at],
-        )
-        now = self.now()
-        error = error_of(Reason(str(damage), "damaged"), now, "damaged")
+        job = self.index.leased.get(row.chunk.number[row.at]) or self._of_row(row)
+        error = self._damage_error(damage)
         if job.state is BURIED:
             job.error = error
         else:
             same = {"attempt": job.attempt, "prio": job.prio, "deaths": job.deaths}
-            index.move(job, Event.BURY, due=now, delayed=False, error=error, outcome="", **same)
+            self.index.move(job, Event.BURY, due=self.now(), delayed=False, error=error, outcome="", **same)
         return job
 
     def bury_unreadable(self, row: Row, damage: Exception) -> None:

@@ -80,7 +80,10 @@ class Replay:
                 sequence += count
                 if left:
                     entry = record.entry_at(data, offset, frame.end, sequence)
-                    self._other(entry, offset, segment)
+                    try:
+                        self._other(entry, offset, segment)
+                    except Damaged as damage:
+                        raise Damaged(offset + damage.offset, damage.what) from None
                     offset += len(entry)
                     left -= 1
                     sequence += 1
@@ -130,7 +133,12 @@ class Replay:
             add_due(due)
             add_meta(meta)
             if flags or options_length:
-                self._special(data[offset:following], sequence, inserted, flags, segment)
+                try:
+                    self._special(data[offset:following], sequence, inserted, flags, segment)
+                except Damaged as damage:
+                    raise Damaged(offset + damage.offset, damage.what) from None
+                except msgspec.MsgspecError as error:
+                    raise Damaged(offset, f"an accept entry's options are wrong: {error}") from None
             sequence += 1
             offset = following
         if sizes:
