@@ -137,6 +137,15 @@ def read_only(disk: Disk, directory: str, apply: Apply) -> None:
         if info is not manifest.segments[-1]:
             scan.check_sealed()
         scan.file.close()
+    try:
+        scan.torn_tail()
+    except DamagedJournal:
+        # Beside a running server that may have been read while it was written: is it there now?
+        again = _Scan(disk, f"{directory}/journal", manifest, info)
+        again.run(lambda *_entry: None, info.first_sequence)
+        again.file.close()
+        if again.end == scan.end:
+            raise
 
 
 class _Scan:
