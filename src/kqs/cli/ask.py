@@ -8,7 +8,8 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from ..client import Client
 from ..core import wire
@@ -35,7 +36,20 @@ def _value(text: str, name: str) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    click.echo(
+        "".join(c if c.isprintable() or c == "\n" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
+    )
+
+
+def plain(text: str) -> str:
+    """Text that callers and handlers chose, with what could steer a terminal made harmless."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _cell(text: str) -> Text:
+    """The same for a table: not markup either."""
+    return Text(plain(text))
 
 
 @click.command()
@@ -118,10 +132,11 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
         f"{journal['bytes'] / 2**20:.1f} MiB in {journal['segments']} segments, "
         f"sequence {journal['synced_seq']} of {journal['last_seq']} synced",
         highlight=False,
+        markup=False,
     )
     table = Table("type", *(click_right(state) for state in _STATES))
     for name, counts in sorted(answer["types"].items()):
-        table.add_row(name, *(str(counts[state]) for state in _STATES))
+        table.add_row(_cell(name), *(str(counts[state]) for state in _STATES))
     table.add_row("all", *(str(answer["jobs"][state]) for state in _STATES), style="bold")
     console.print(table)
     calls = Table("call", *(click_right(name) for name in ("count", "errors", "p50 ms", "p99 ms", "max ms")))
@@ -134,8 +149,6 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
 
 def click_right(name: str) -> Any:
     """A right-aligned column."""
-    from rich.table import Column
-
     return Column(name, justify="right")
 
 
@@ -179,13 +192,13 @@ def jobs(
         error = one.get("last_error", {}).get("message", "")
         table.add_row(
             one["id"],
-            one["type"],
+            _cell(one["type"]),
             one["state"],
             one["prio"],
             str(one["attempt"]),
             one["inserted_at"],
             str(one["size"]),
-            error[:60],
+            _cell(error[:60]),
         )
     Console().print(table)
     if "next" in page:
@@ -206,9 +219,9 @@ def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
         return
     for name, value in answer.items():
         if name == "last_error":
-            click.echo(f"last_error: {value['kind']}: {value['message']} ({value['at']})")
-            if "traceback" in value:
-                click.echo("".join(f"    {line}\n" for line in value["traceback"].splitlines()), nl=False)
+            click.echo(plain(f"last_error: {value['kind']}: {value['message']} ({value['at']})"))
+            for line in value.get("traceback", "").splitlines():
+                click.echo(f"    {plain(line)}")
         else:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            click.echo(f"{name}: {text}")
+            click.echo(plain(f"{name}: {text}"))
