@@ -152,7 +152,7 @@ def from_wire(error: Any) -> CallError:
     """
     if not isinstance(error, dict):
         return Internal(str(error))
-    cls = _BY_CODE.get(error.get("code", ""), Internal)
+    cls = _BY_CODE.get(str(error.get("code", "")), Internal)
     return cls(
         str(error.get("message", "")),
         field=error.get("field"),

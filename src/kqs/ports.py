@@ -53,6 +53,10 @@ class DiskFile(Protocol):
 
     def size(self) -> int: ...
 
+    def will_need(self, size: int, offset: int) -> None:
+        """A hint: these bytes are read soon."""
+        ...
+
     def datasync(self) -> None:
         """Return when the content is on stable storage (fdatasync)."""
         ...

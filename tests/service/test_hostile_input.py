@@ -61,7 +61,6 @@ NOT_JSON = {
     "invalid UTF-8": b'{"v":1,"n":"echo","m":"\xff"}',
     "overlong UTF-8": b'{"v":1,"n":"echo","m":"\xc0\xaf"}',
     "surrogate in UTF-8": b'{"v":1,"n":"echo","m":"\xed\xa0\x80"}',
-    "half a surrogate pair": b'{"v":1,"n":"echo","m":"\\ud800"}',
     "cut UTF-8": b'{"v":1,"n":"echo","m":"\xe2\x82"}',
     "CR in a string": b'{"v":1,"n":"echo","m":"\r"}',
     "bad escape": b'{"v":1,"n":"echo","m":"\\x41"}',

@@ -8,13 +8,13 @@ from typing import Any
 import click
 import msgspec
 from rich.console import Console
-from rich.table import Column, Table
-from rich.text import Text
+from rich.table import Table
 
 from ..client import Client
 from ..core import wire
 from ..core.job import PRIOS
 from .literal import parse
+from .text import harmless
 
 _STATES = ("delayed", "ready", "reserved", "buried", "done")
 
@@ -37,19 +37,10 @@ def _value(text: str, name: str) -> Any:
 
 def _print_json(value: Any) -> None:
     text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    # msgspec escapes only what JSON demands; the terminal obeys more (U+009B is a CSI).
     click.echo(
         "".join(c if c.isprintable() or c == "\n" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
     )
-
-
-def plain(text: str) -> str:
-    """Text that callers and handlers chose, with what could steer a terminal made harmless."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-
-
-def _cell(text: str) -> Text:
-    """The same for a table: not markup either."""
-    return Text(plain(text))
 
 
 @click.command()
@@ -124,7 +115,7 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(answer)
         return
-    console = Console()
+    console = Console(markup=False, emoji=False)
     process, journal = answer["process"], answer["journal"]
     console.print(
         f"{answer['name']}: engine {answer['engine']}, process {process['pid']}, "
@@ -132,11 +123,10 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
         f"{journal['bytes'] / 2**20:.1f} MiB in {journal['segments']} segments, "
         f"sequence {journal['synced_seq']} of {journal['last_seq']} synced",
         highlight=False,
-        markup=False,
     )
     table = Table("type", *(click_right(state) for state in _STATES))
     for name, counts in sorted(answer["types"].items()):
-        table.add_row(_cell(name), *(str(counts[state]) for state in _STATES))
+        table.add_row(harmless(name), *(str(counts[state]) for state in _STATES))
     table.add_row("all", *(str(answer["jobs"][state]) for state in _STATES), style="bold")
     console.print(table)
     calls = Table("call", *(click_right(name) for name in ("count", "errors", "p50 ms", "p99 ms", "max ms")))
@@ -149,6 +139,8 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
 
 def click_right(name: str) -> Any:
     """A right-aligned column."""
+    from rich.table import Column
+
     return Column(name, justify="right")
 
 
@@ -164,7 +156,7 @@ def health(url: str | None, as_json: bool) -> int:
     else:
         click.echo(answer["status"])
         for check in answer["checks"]:
-            click.echo(f"  {check['name']}: {check['status']}: {check['text']}")
+            click.echo(f"  {check['name']}: {check['status']}: {harmless(check['text'])}")
     return 0 if answer["status"] == "ok" else 1
 
 
@@ -192,15 +184,15 @@ def jobs(
         error = one.get("last_error", {}).get("message", "")
         table.add_row(
             one["id"],
-            _cell(one["type"]),
+            harmless(one["type"]),
             one["state"],
             one["prio"],
             str(one["attempt"]),
             one["inserted_at"],
             str(one["size"]),
-            _cell(error[:60]),
+            harmless(error[:60]),
         )
-    Console().print(table)
+    Console(markup=False, emoji=False).print(table)
     if "next" in page:
         click.echo(f"more: --after {page['next']}")
 
@@ -219,9 +211,9 @@ def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
         return
     for name, value in answer.items():
         if name == "last_error":
-            click.echo(plain(f"last_error: {value['kind']}: {value['message']} ({value['at']})"))
+            click.echo(f"last_error: {harmless(value['kind'])}: {harmless(value['message'])} ({value['at']})")
             for line in value.get("traceback", "").splitlines():
-                click.echo(f"    {plain(line)}")
+                click.echo(f"    {harmless(line)}")
         else:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
-            click.echo(plain(f"{name}: {text}"))
+            click.echo(f"{name}: {harmless(text)}")

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from ..errors import CallError, ConfigError, ConnectionFailed, DataDirError, KQSError
+from .text import harmless
 
 #: command -> (module, attribute, line for --help)
 _COMMANDS = {
@@ -81,8 +82,7 @@ def main(argv: Sequence[str] | None = None) -> Any:
 
 def _complain(message: str, status: int) -> None:
     """One line on stderr, control characters made harmless."""
-    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in message)
-    click.echo(f"kqs: {line}", err=True)
+    click.echo(f"kqs: {harmless(message)}", err=True)
     sys.exit(status)
 
 

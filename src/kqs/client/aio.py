@@ -88,41 +88,48 @@ class AsyncClient:
             name, argument: as :meth:`call`.
             timeout: seconds for each reply.
         """
-        async for reply in self._replies(name, encode_argument(argument), None, timeout):
+        async for reply in self._replies(name, encode_argument(argument), None, timeout, each=True):
             if reply.last and not reply.m and not reply.e and reply.b is None:
                 return
             yield reply.value()
 
     async def _replies(
-        self, name: str, argument: bytes, blob: bytes | None, timeout: float | None
+        self, name: str, argument: bytes, blob: bytes | None, timeout: float | None, each: bool = False
     ) -> AsyncIterator[Reply]:
+        """Make a call; its replies as they come. The timeout is for all of them together, or for each."""
         seconds = self._timeout if timeout is None else timeout
-        where: object = "no server"
+        now = asyncio.get_running_loop().time
+        deadline = now() + seconds
+        failures: dict[str, str] = {}
         try:
-            async with asyncio.timeout(seconds):
-                link = await self._connected()
-                where = link.address
-                queue, id = link.send(name, argument, blob)
+            async with asyncio.timeout_at(deadline):
+                link = await self._connected(deadline, failures)
         except TimeoutError:
+            tried = ", ".join(f"{where} ({why})" for where, why in failures.items())
             raise ConnectionFailed(
-                f"no KQS server reached within {seconds:g} s; is 'kqs serve' running?"
+                f"no KQS server reached within {seconds:g} s: {tried or 'still connecting'}; "
+                "is 'kqs serve' running?"
             ) from None
+        queue, id = link.send(name, argument, blob)
         try:
             while True:
                 try:
-                    async with asyncio.timeout(seconds):
+                    async with asyncio.timeout_at(deadline):
                         reply = await queue.get()
                 except TimeoutError:
                     raise CallTimeout(
-                        f"{where}: no reply to {name} within {seconds:g} s; whether it was done is unknown"
+                        f"{link.address}: no reply to {name} within {seconds:g} s; "
+                        "whether it was done is unknown"
                     ) from None
                 if isinstance(reply, KQSError):
                     raise reply
                 if reply is None:
-                    raise ConnectionFailed(sessions.lost_message(where, name), sent=True)
+                    raise ConnectionFailed(sessions.lost_message(link.address, name), sent=True)
                 yield reply
                 if reply.last:
                     return
+                if each:
+                    deadline = now() + seconds
         finally:
             link.forget(id)
 
@@ -166,19 +173,29 @@ class AsyncClient:
 
     # -- the connection -------------------------------------------------------------------------
 
-    async def _connected(self) -> _Link:
-        """The open connection, or a new one; servers are tried in turn until the caller's timeout."""
+    async def _connected(self, deadline: float, failures: dict[str, str]) -> _Link:
+        """The open connection, or a new one; servers are tried in turn until the caller's timeout.
+
+        Args:
+            deadline: when the caller gives up, by the loop's clock.
+            failures: filled with what was tried, for the caller's error.
+        """
+        now = asyncio.get_running_loop().time
         async with self._connecting:
             if self._link is not None and not self._link.lost:
                 return self._link
             backoff = Backoff(random.random)
             while True:
-                for _ in self._addresses:
+                for untried in range(len(self._addresses), 0, -1):
                     address = self._addresses[self._next % len(self._addresses)]
+                    # One that is silent uses up its share of the time, not all of it.
+                    share = (deadline - now()) / untried
                     try:
-                        self._link = await self._open(address)
+                        async with asyncio.timeout(share):
+                            self._link = await self._open(address)
                         return self._link
-                    except OSError:
+                    except OSError as error:
+                        failures[str(address)] = error.strerror or str(error) or "timed out"
                         self._next += 1
                 await asyncio.sleep(backoff.next())
 
@@ -191,11 +208,15 @@ class AsyncClient:
                 lambda: _Link(address), address.host, address.port
             )
         if self._token is not None:
-            queue, _id = link.send("auth", encode_argument({"token": self._token}), None)
-            reply = await queue.get()
-            if not isinstance(reply, Reply):
-                raise ConnectionResetError(f"{address}: closed while authenticating")
-            reply.value()
+            try:
+                queue, _id = link.send("auth", encode_argument({"token": self._token}), None)
+                reply = await queue.get()
+                if not isinstance(reply, Reply):
+                    raise ConnectionResetError("lost while the token was checked")
+                reply.value()
+            except BaseException:
+                link.close()
+                raise
         return link
 
 
@@ -265,4 +286,7 @@ class _Link(asyncio.Protocol):
     def close(self) -> None:
         self.lost = True
         if self._transport is not None:
-            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                self._transport.abort()  # the peer takes nothing: close would wait for it, perhaps for ever
+            else:
+                self._transport.close()

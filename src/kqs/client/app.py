@@ -10,12 +10,12 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 import msgspec
 
 from ..core.handler import Job
-from ..core.job import DEFAULT_TTR, MAX_TYPE_BYTES, PRIOS, JobDefaults, Prio
+from ..core.job import DEFAULT_TTR, MAX_TYPE_BYTES, PRIOS, JobDefaults, MaxAttempts, Prio, Ttr
 from ..core.outcome import Fail
 from ..core.retry import RetryPolicy
 from ..errors import ConfigError
@@ -24,6 +24,31 @@ from .blocking import Client
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class _Settings(msgspec.Struct):
+    """What ``@app.job`` may be given, in the order of :class:`JobDefaults`."""
+
+    prio: Prio
+    ttr: Ttr
+    max_attempts: MaxAttempts
+    retry: RetryPolicy
+
+
+class _Parameters(NamedTuple):
+    """How a function takes a job.
+
+    Attributes:
+        job: the parameter that takes the Job, or None.
+        data: Struct of the data's members.
+        binary: the one parameter that takes a payload of bytes, or None.
+        rest: annotation of ``**kwargs``, which take all other members, or None when there are none.
+    """
+
+    job: str | None
+    data: type[msgspec.Struct]
+    binary: str | None
+    rest: Any
 
 
 class App:
@@ -80,18 +105,17 @@ class App:
         """
         if callable(type):
             return self.job()(type)
+        given = {"prio": prio, "ttr": ttr, "max_attempts": max_attempts, "retry": retry or {}}
         try:
-            settings = JobDefaults(
-                msgspec.convert(prio, Prio),
-                msgspec.convert(ttr, typing.Annotated[float, msgspec.Meta(gt=0)]),
-                msgspec.convert(max_attempts, typing.Annotated[int, msgspec.Meta(ge=0)]),
-                retry if isinstance(retry, RetryPolicy) else msgspec.convert(retry or {}, RetryPolicy),
-            )
+            # Through builtins, so that a RetryPolicy made by hand is checked too.
+            checked = msgspec.convert(msgspec.to_builtins(given), _Settings)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"job {type!r}: {error}; prio is one of {', '.join(PRIOS)}") from None
+            hint = f"; prio is one of {', '.join(PRIOS)}" if "$.prio" in str(error) else ""
+            raise ConfigError(f"job {type!r}: {error}{hint}") from None
+        settings = JobDefaults(*msgspec.structs.astuple(checked))
 
         def declare(function: Callable[P, R]) -> JobFunction[P, R]:
-            name = type or function.__name__
+            name = function.__name__ if type is None else type
             if not 1 <= len(name.encode()) <= MAX_TYPE_BYTES:
                 raise ConfigError(f"job type {name!r} must have 1 to {MAX_TYPE_BYTES} bytes")
             if name in self.jobs:
@@ -123,6 +147,9 @@ class JobFunction(Generic[P, R]):
     """
 
     def __init__(self, app: App, type: str, function: Callable[P, R], settings: JobDefaults) -> None:
+        for name, parameter in inspect.signature(function).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
+                raise ConfigError(f"job {type!r}: parameter {name!r} can't be given by name")
         functools.update_wrapper(self, function)
         self.type = type
         self.settings = settings
@@ -175,26 +202,42 @@ class JobFunction(Generic[P, R]):
     # -- arguments ------------------------------------------------------------------------------
 
     @functools.cached_property
-    def _parameters(self) -> tuple[str | None, type[msgspec.Struct] | None, str | None]:
-        """The parameter that takes the Job, a Struct of the data's members, the one that takes bytes."""
-        job_parameter: str | None = None
+    def _parameters(self) -> _Parameters:
+        job: str | None = None
+        rest: Any = None
         fields: list[Any] = []
-        hints = typing.get_type_hints(self._function, include_extras=True)
+        try:
+            hints = typing.get_type_hints(self._function, include_extras=True)
+        except NameError as error:
+            raise ConfigError(f"job {self.type!r}: an annotation can't be resolved: {error}") from None
         for name, parameter in inspect.signature(self._function).parameters.items():
             hint = hints.get(name, Any)
             if parameter.kind is parameter.VAR_KEYWORD:
-                return job_parameter, None, None
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
-                raise ConfigError(f"job {self.type!r}: parameter {name!r} can't be given by name")
-            if hint is Job:
-                job_parameter = name
+                rest = hint
+            elif hint is Job:
+                job = name
             elif parameter.default is parameter.empty:
                 fields.append((name, hint))
             else:
                 fields.append((name, hint, msgspec.field(default_factory=_constant(parameter.default))))
-        struct = msgspec.defstruct(f"{self.type} data", fields, forbid_unknown_fields=True, kw_only=True)
-        binary = fields[0][0] if len(fields) == 1 and fields[0][1] is bytes else None
-        return job_parameter, struct, binary
+        only = rest is None and len(fields) == 1 and fields[0][1] is bytes
+        struct = msgspec.defstruct(
+            f"{self.type} data", fields, forbid_unknown_fields=rest is None, kw_only=True
+        )
+        return _Parameters(job, struct, fields[0][0] if only else None, rest)
+
+    def check(self) -> None:
+        """Resolve the function's annotations now rather than when it runs.
+
+        Raises:
+            ConfigError: one can't be resolved.
+        """
+        _ = self._parameters
+
+    @property
+    def binary(self) -> str | None:
+        """The parameter that takes a payload of bytes, where it is the only one; None otherwise."""
+        return self._parameters.binary
 
     def arguments(self, data: Any) -> dict[str, Any]:
         """The keyword arguments for a payload.
@@ -204,23 +247,35 @@ class JobFunction(Generic[P, R]):
 
         Raises:
             TypeError: it does not fit; the message names the field.
+            ConfigError: an annotation of the function can't be resolved.
         """
-        _job, struct, binary = self._parameters
+        parameters = self._parameters
         if isinstance(data, bytes):
-            if binary is None:
+            if parameters.binary is None:
                 raise TypeError(f"{self.type}: the payload is bytes, and no single parameter takes bytes")
-            return {binary: data}
+            return {parameters.binary: data}
         if data is None:
             data = {}
         if not isinstance(data, dict):
             raise TypeError(f"{self.type}: data must be an object, its members are the arguments")
-        if struct is None:
-            return data
         try:
-            made = msgspec.convert(data, struct, str_keys=True)
+            made = msgspec.convert(data, parameters.data, str_keys=True)
         except msgspec.ValidationError as error:
             raise TypeError(f"{self.type}: {error}") from None
-        return {name: getattr(made, name) for name in struct.__struct_fields__}
+        arguments = {name: getattr(made, name) for name in parameters.data.__struct_fields__}
+        if parameters.rest is not None:
+            for name in data.keys() - arguments.keys():
+                arguments[name] = self._one_of_the_rest(name, data[name])
+        return arguments
+
+    def _one_of_the_rest(self, name: str, value: Any) -> Any:
+        """A member that no parameter is named for, converted to the annotation of ``**kwargs``."""
+        if name == self._parameters.job:
+            raise TypeError(f"{self.type}: {name!r} is the job itself, no data")
+        try:
+            return msgspec.convert(value, self._parameters.rest, str_keys=True)
+        except msgspec.ValidationError as error:
+            raise TypeError(f"{self.type}: {name}: {error}") from None
 
     def run(self, job: Job) -> Any:
         """Run the function for a job (a coroutine when it is async).
@@ -232,9 +287,8 @@ class JobFunction(Generic[P, R]):
             arguments = self.arguments(job.data)
         except TypeError as error:
             raise Fail(str(error)) from None
-        job_parameter = self._parameters[0]
-        if job_parameter is not None:
-            arguments[job_parameter] = job
+        if self._parameters.job is not None:
+            arguments[self._parameters.job] = job
         return self._function(**arguments)  # type: ignore[call-arg]
 
 
@@ -249,10 +303,11 @@ class Prepared:
     def _payload(self, data: dict[str, Any]) -> Any:
         """What travels: checked against the function, bytes alone as bytes."""
         if len(data) == 1:
-            (value,) = data.values()
-            if isinstance(value, bytes) and self._function.arguments(value).keys() == data.keys():
-                return value
-        plain = msgspec.to_builtins(data, str_keys=True)
+            ((name, value),) = data.items()
+            if isinstance(value, bytes | bytearray | memoryview) and name == self._function.binary:
+                return bytes(value)
+        # Through JSON, as it will travel: it has no NaN, no tuples, no keys but strings.
+        plain = msgspec.json.decode(msgspec.json.encode(data))
         self._function.arguments(plain)
         return plain
 

@@ -6,13 +6,14 @@ import os
 import random
 import socket
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Any
 
 from ..core.wire import Reply
-from ..errors import CallTimeout, ConnectionFailed, ProtocolError, TooLarge
+from ..errors import CallTimeout, ConnectionFailed
 from . import session as sessions
 from .backoff import Backoff
 from .session import NO_ARGUMENT, Session, encode_argument
@@ -40,8 +41,8 @@ class Client:
         self._socket: socket.socket | None = None
         self._session = Session()
         self._address: Address = self._addresses[0]
-        self._pid = os.getpid()
         self._next = 0
+        _clients.add(self)
 
     def __enter__(self) -> Client:
         return self
@@ -159,13 +160,14 @@ class Client:
             replies: list[Reply | None] = [None] * len(calls)
             try:
                 self._converse(b"".join(out), ids, replies, deadline)
-            except TimeoutError:
+            except BaseException as error:
+                # Whatever it was, an interrupt too: half a line may be out and replies under way, so nothing
+                # more can be said over this connection.
                 self._drop()
-                raise CallTimeout(
-                    f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
-                ) from None
-            except (OSError, ProtocolError, TooLarge) as error:
-                self._drop()
+                if isinstance(error, TimeoutError):
+                    raise CallTimeout(
+                        f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
+                    ) from None
                 if isinstance(error, OSError):
                     raise ConnectionFailed(
                         f"{sessions.lost_message(self._address, calls[0][0])} ({error})", sent=True
@@ -216,24 +218,25 @@ class Client:
 
     def _connect(self, deadline: float) -> None:
         """Be connected, trying the servers in turn until the deadline."""
-        if self._pid != os.getpid():
-            self._socket = (
-                None  # the parent's; closing our copy would not hurt it, but its replies are its own
-            )
-            self._pid = os.getpid()
         if self._socket is not None:
-            return
+            if not _ended(self._socket):
+                return
+            self._drop()
         backoff = Backoff(random.random)
         failures: dict[str, str] = {}
         while True:
-            for _ in self._addresses:
+            for untried in range(len(self._addresses), 0, -1):
                 address = self._addresses[self._next % len(self._addresses)]
+                now = monotonic()
                 try:
-                    self._open(address, deadline)
+                    # One that is silent uses up its share of the time, not all of it.
+                    self._open(address, now + (deadline - now) / untried)
                     return
                 except OSError as error:
                     failures[str(address)] = error.strerror or str(error) or type(error).__name__
-                    self._next += 1
+                except ConnectionFailed:
+                    failures[str(address)] = "lost while the token was checked"
+                self._next += 1
             pause = backoff.next()
             if monotonic() + pause >= deadline:
                 tried = ", ".join(f"{where} ({why})" for where, why in failures.items())
@@ -265,3 +268,31 @@ class Client:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _forked(self) -> None:
+        """In a forked child: the connection is the parent's, and a thread that held the lock is not here."""
+        self._lock = threading.RLock()
+        self._drop()  # our copy of it; the parent's stays open
+
+
+#: All clients there are, for what must happen to them when the process forks.
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _ended(sock: socket.socket) -> bool:
+    """Whether the server has closed an idle connection: nothing was sent yet, so another one will do."""
+    sock.setblocking(False)
+    try:
+        return not sock.recv(1, socket.MSG_PEEK)
+    except (BlockingIOError, InterruptedError):
+        return False
+    except OSError:
+        return True

@@ -53,9 +53,11 @@ def _parse_one(url: str) -> Address:
     rest = url.removeprefix("kqs://").rstrip("/")
     if rest.startswith("["):
         host, bracket, port = rest[1:].partition("]")
-        port = port.removeprefix(":")
         if not bracket:
             raise ConfigError(f"{url!r}: the IPv6 address is not closed with ]")
+        if port and not port.startswith(":"):
+            raise ConfigError(f"{url!r} is not kqs://[ADDRESS]:PORT")
+        port = port.removeprefix(":")
     else:
         host, _, port = rest.partition(":")
     if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):

@@ -10,6 +10,7 @@ import binascii
 import difflib
 import re
 from base64 import b64decode
+from math import ceil
 from typing import Annotated, Any, Final, Literal, get_args
 
 import msgspec
@@ -17,6 +18,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import BadRequest, CallError, TooLarge, UnknownField
 from .retry import RetryPolicy, Seconds
+from .wire import copy_raw
 
 Prio = Literal["urgent", "high", "normal", "low", "bulk"]
 PRIOS: Final[tuple[Prio, ...]] = ("urgent", "high", "normal", "low", "bulk")
@@ -82,6 +84,7 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     max_attempts: int = 0
     retry: RetryPolicy | None = None
     bulk: BulkRef | None = None
+    key: str | None = None
 
 
 NO_OPTIONS: Final = JobOptions()
@@ -109,7 +112,15 @@ class NewJob(Struct, gc=False):
     options: JobOptions
 
 
+#: A type this long may be too long in UTF-8.
+_MAX_TYPE_CHARACTERS: Final = MAX_TYPE_BYTES // 4
+
+#: What may follow the first brace of a Node Buffer's JSON: one of its two keys, or space. Most other data is
+#: told apart by it; looking through all of it for ``"Buffer"`` would take longer than all other checks.
+_BUFFER_STARTS: Final = frozenset({b'"t', b'"d'} | {bytes((s, c)) for s in b" \t\r\n" for c in b' \t\r\n"'})
+
 _job = msgspec.json.Decoder(JobFields)
+_jobs = msgspec.json.Decoder(Annotated[list[JobFields], Meta(min_length=1, max_length=MAX_BATCH)])
 _raw_list = msgspec.json.Decoder(list[Raw])
 #: What an engine must be able to do before a field may be given (its capability, and what it is for).
 NEEDS: Final[dict[str, str]] = {
@@ -121,8 +132,24 @@ NEEDS: Final[dict[str, str]] = {
 }
 
 
+class TypeSettings(Struct, frozen=True):
+    """:class:`JobDefaults` as :class:`NewJob` has them, worked out once.
+
+    Attributes:
+        defaults: what they were made from.
+        prio: its number.
+        ttr: milliseconds.
+        options: :data:`NO_OPTIONS` itself when there is nothing in them.
+    """
+
+    defaults: JobDefaults
+    prio: int
+    ttr: int
+    options: JobOptions
+
+
 class DefaultsTable:
-    """Resolves the settings of a type; one dictionary look-up for a type seen before.
+    """Resolves the settings of a type; one dictionary look-up.
 
     Args:
         by_type: settings of the types that have some of their own.
@@ -132,11 +159,18 @@ class DefaultsTable:
     def __init__(
         self, by_type: dict[str, JobDefaults] | None = None, defaults: JobDefaults | None = None
     ) -> None:
-        self.by_type = dict(by_type or {})
-        self.defaults = defaults or JobDefaults()
+        self._by_type = {type: self._resolve(own) for type, own in (by_type or {}).items()}
+        self._others = self._resolve(defaults or JobDefaults())
 
-    def get(self, type: str) -> JobDefaults:
-        return self.by_type.get(type, self.defaults)
+    @staticmethod
+    def _resolve(defaults: JobDefaults) -> TypeSettings:
+        options = JobOptions(defaults.max_attempts, defaults.retry)
+        if options == JobOptions(retry=RetryPolicy()):
+            options = NO_OPTIONS
+        return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], round(defaults.ttr * 1000) or 1, options)
+
+    def get(self, type: str) -> TypeSettings:
+        return self._by_type.get(type, self._others)
 
 
 def split_batch(raw: bytes) -> list[Raw]:
@@ -150,6 +184,8 @@ def split_batch(raw: bytes) -> list[Raw]:
         items = _raw_list.decode(raw)
     except msgspec.DecodeError as error:
         raise BadRequest(f"not an array of jobs: {error}") from None
+    except RecursionError:
+        raise BadRequest("array of jobs is nested too deep") from None
     if not items:
         raise BadRequest("an array of jobs must hold at least one")
     if len(items) > MAX_BATCH:
@@ -171,10 +207,7 @@ def parse_job(
 
     Args:
         raw: the JSON of the job.
-        table: settings of job types.
-        capabilities: what the engine can do; a field that needs more is refused.
-        index: position in a batch, named in errors.
-        blob: payload that came as the call's binary part, or None.
+        table, capabilities, index, blob: see :func:`check_job`.
 
     Raises:
         BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field``.
@@ -183,31 +216,68 @@ def parse_job(
         job = _job.decode(raw)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise explain(bytes(raw), error, JobFields, index=index, what="job") from None
+    return check_job(job, table, capabilities, index, blob)
+
+
+def parse_batch(raw: bytes, table: DefaultsTable, capabilities: frozenset[str]) -> list[NewJob]:
+    """Decode and check an array of jobs.
+
+    Args:
+        raw: the JSON of the array.
+        table, capabilities: see :func:`check_job`.
+
+    Raises:
+        BadRequest, UnknownField, TooLarge, Unsupported: naming ``index`` and ``field`` of the first bad job.
+    """
+    try:
+        jobs = _jobs.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        items = split_batch(raw)
+        return [parse_job(item, table, capabilities, index=index) for index, item in enumerate(items)]
+    return [check_job(job, table, capabilities, index) for index, job in enumerate(jobs)]
+
+
+def check_job(
+    job: JobFields,
+    table: DefaultsTable,
+    capabilities: frozenset[str],
+    index: int | None = None,
+    blob: bytes | None = None,
+) -> NewJob:
+    """Check what a job's fields alone don't tell, and resolve its settings. On the hot path of ``insert``.
+
+    Args:
+        job: as decoded.
+        table: settings of job types.
+        capabilities: what the engine can do; a field that needs more is refused.
+        index: position in a batch, named in errors.
+        blob: payload that came as the call's binary part, or None.
+
+    Raises:
+        BadRequest, TooLarge, Unsupported: naming ``index`` and ``field``.
+    """
     type_ = job.type
-    if len(type_) > 49 and len(type_.encode()) > MAX_TYPE_BYTES:
+    if len(type_) > _MAX_TYPE_CHARACTERS and len(type_.encode()) > MAX_TYPE_BYTES:
         raise TooLarge(
             f"type is longer than {MAX_TYPE_BYTES} bytes", field="type", index=index, limit=MAX_TYPE_BYTES
         )
-    data = bytes(job.data)
+    settings = table.get(type_)
+    data = copy_raw(job.data)
     binary = False
     if blob is not None or job.data64 is not UNSET:
         data = _binary_data(job, blob, index)
         binary = True
-    elif b'"Buffer"' in data and data.startswith(b"{"):
+    elif data[1:3] in _BUFFER_STARTS and data.startswith(b"{") and data.find(b'"Buffer"') > 0:
         buffer = _node_buffer(data)
         if buffer is not None:
             data, binary = buffer, True
-    defaults = table.get(type_)
-    options = NO_OPTIONS
-    if (
-        job.max_attempts is not UNSET
-        or job.retry is not UNSET
-        or defaults.max_attempts
-        or defaults.retry != _PLAIN_RETRY
-    ):
+    options = settings.options
+    if job.max_attempts is not UNSET or job.retry is not UNSET or job.key is not UNSET:
+        defaults = settings.defaults
         options = JobOptions(
             max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
             retry=defaults.retry if job.retry is UNSET else job.retry,
+            key=None if job.key is UNSET else job.key,
         )
     if (
         job.key is not UNSET
@@ -217,19 +287,15 @@ def parse_job(
         or job.result_ttl is not UNSET
     ):
         _check_capabilities(job, capabilities, index)
-    ttr = defaults.ttr if job.ttr is UNSET else job.ttr
     return NewJob(
         type_,
         data,
         binary,
-        PRIO_NUMBER[defaults.prio if job.prio is UNSET else job.prio],
-        int(job.delay * SECOND) if job.delay else 0,
-        int(ttr * 1000) or 1,
+        settings.prio if job.prio is UNSET else PRIO_NUMBER[job.prio],
+        ceil(job.delay * SECOND) if job.delay else 0,  # never early
+        settings.ttr if job.ttr is UNSET else round(job.ttr * 1000) or 1,
         options,
     )
-
-
-_PLAIN_RETRY: Final = RetryPolicy()
 
 
 def _binary_data(job: JobFields, blob: bytes | None, index: int | None) -> bytes:
@@ -266,7 +332,7 @@ def _node_buffer(data: bytes) -> bytes | None:
     """The bytes of a Node Buffer's JSON form, or None when it is some other object."""
     try:
         return bytes(_node.decode(data).data)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, RecursionError):
         return None
 
 
@@ -282,9 +348,21 @@ def _check_capabilities(job: JobFields, capabilities: frozenset[str], index: int
             )
 
 
-_AT = re.compile(r" - at `\$(?:\.\.\.)?\.?([A-Za-z_0-9]*)[^`]*`$")
-_UNKNOWN = re.compile(r"unknown field `([^`]*)`")
+_AT = re.compile(r" - at `\$([^`]*)`$")
+_MEMBER = re.compile(r"[^.\[\]]*[^.\[\]\d][^.\[\]]*")
+_UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `([^`]*)`")
+
+
+def _struct_at(struct: type[Struct], path: list[str]) -> type[Struct]:
+    """The Struct that a member of a Struct holds, down a path of names."""
+    for name in path:
+        for field in msgspec.structs.fields(struct):
+            if field.name == name:
+                for part in (field.type, *get_args(field.type)):
+                    if isinstance(part, type) and issubclass(part, Struct):
+                        struct = part
+    return struct
 
 
 def explain(
@@ -304,32 +382,28 @@ def explain(
         index: position in a batch.
         what: what to call it in the message.
     """
-    text = str(error)
     if isinstance(error, RecursionError):
         return BadRequest(f"{what} is nested too deep", index=index)
+    text = str(error)
     at = _AT.search(text)
+    path = _MEMBER.findall(at[1]) if at else []
+    text = _AT.sub("", text)
     if unknown := _UNKNOWN.search(text):
         name = unknown[1]
-        known = _known(struct, at[1] if at else "")
+        known = [field.name for field in msgspec.structs.fields(_struct_at(struct, path))]
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-        return UnknownField(f"{what} has an unknown field {name!r}{hint}", field=name, index=index)
+        where = ".".join((what, *path))
+        return UnknownField(
+            f"{where} has an unknown field {name!r}{hint}", field=".".join((*path, name)), index=index
+        )
     if missing := _MISSING.search(text):
-        return BadRequest(f"{what} needs {missing[1]!r}", field=missing[1], index=index)
-    field = at[1] or None if at else None
-    message = _AT.sub("", text)
-    message = message[:1].lower() + message[1:]
-    return BadRequest(f"{field or what}: {message}", field=field, index=index)
-
-
-def _known(struct: type[Struct], member: str) -> list[str]:
-    """The members a Struct has, or those of the Struct that one of its members is."""
-    for field in msgspec.structs.fields(struct):
-        if field.name == member:
-            for part in (field.type, *get_args(field.type)):
-                if isinstance(part, type) and issubclass(part, Struct):
-                    struct = part
-    return [field.name for field in msgspec.structs.fields(struct)]
+        field = ".".join((*path, missing[1]))
+        return BadRequest(f"{what} needs {field!r}", field=field, index=index)
+    if not text.startswith("JSON"):
+        text = text[:1].lower() + text[1:]
+    field = ".".join(path)
+    return BadRequest(f"{field or what}: {text}", field=field or None, index=index)
 
 
 def decode_argument(raw: bytes, struct: type[Any], what: str) -> Any:

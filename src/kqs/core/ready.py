@@ -6,54 +6,19 @@ the pop whether the job is still ready, so that deleting or burying one costs no
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heapify, heappop, heapreplace
+
+from .numbers import NumberQueue
 
 PRIORITIES = 5
 
 
-class _Lane:
-    """The ready jobs of one type and priority, lowest number first.
-
-    New jobs arrive in order and go to a deque; jobs that come back (retried, released, due) are older than
-    its end and go to a heap. The next is the smaller of the two heads.
-    """
-
-    __slots__ = ("back", "fresh")
-
-    def __init__(self) -> None:
-        self.fresh: deque[int] = deque()
-        self.back: list[int] = []
-
-    def push(self, number: int) -> None:
-        if not self.fresh or number > self.fresh[-1]:
-            self.fresh.append(number)
-        else:
-            heappush(self.back, number)
-
-    def head(self) -> int:
-        """The next number; the lane must not be empty."""
-        if not self.back:
-            return self.fresh[0]
-        if not self.fresh:
-            return self.back[0]
-        return min(self.fresh[0], self.back[0])
-
-    def pop(self) -> int:
-        if not self.back or (self.fresh and self.fresh[0] < self.back[0]):
-            return self.fresh.popleft()
-        return heappop(self.back)
-
-    def __bool__(self) -> bool:
-        return bool(self.fresh or self.back)
-
-
 class ReadyQueue:
-    """Ready jobs of all types and priorities."""
+    """Ready jobs of all types and priorities: one :class:`~kqs.core.numbers.NumberQueue` for each pair."""
 
     def __init__(self) -> None:
-        self._lanes: list[dict[str, _Lane]] = [{} for _ in range(PRIORITIES)]
+        self._lanes: list[dict[str, NumberQueue]] = [{} for _ in range(PRIORITIES)]
 
     def push(self, prio: int, type_: str, number: int) -> None:
         """A job became ready.
@@ -66,8 +31,15 @@ class ReadyQueue:
         lanes = self._lanes[prio]
         lane = lanes.get(type_)
         if lane is None:
-            lane = lanes[type_] = _Lane()
+            lane = lanes[type_] = NumberQueue()
         lane.push(number)
+
+    def extend(self, prio: int, type_: str, numbers: list[int]) -> None:
+        """:meth:`push` for many, in ascending order."""
+        lane = self._lanes[prio].get(type_)
+        if lane is None:
+            lane = self._lanes[prio][type_] = NumberQueue()
+        lane.extend(numbers)
 
     def pop(self, types: Collection[str], limit: int, still_ready: Callable[[int, int], bool]) -> list[int]:
         """Take up to ``limit`` jobs, most urgent first, oldest first among equals.
@@ -91,7 +63,7 @@ class ReadyQueue:
         return taken
 
     @staticmethod
-    def _wanted(lanes: dict[str, _Lane], types: Collection[str]) -> list[str]:
+    def _wanted(lanes: dict[str, NumberQueue], types: Collection[str]) -> list[str]:
         if not types:
             return list(lanes)
         if len(types) <= len(lanes):
@@ -100,7 +72,7 @@ class ReadyQueue:
 
     @staticmethod
     def _drain(
-        lanes: dict[str, _Lane],
+        lanes: dict[str, NumberQueue],
         name: str,
         prio: int,
         limit: int,
@@ -117,7 +89,7 @@ class ReadyQueue:
 
     @staticmethod
     def _merge(
-        lanes: dict[str, _Lane],
+        lanes: dict[str, NumberQueue],
         names: list[str],
         prio: int,
         limit: int,
@@ -138,8 +110,18 @@ class ReadyQueue:
                 heappop(heads)
                 del lanes[name]
 
-    def heads(self) -> Iterator[int]:
-        """The oldest number of every lane (some may not be ready any more)."""
-        for lanes in self._lanes:
-            for lane in lanes.values():
-                yield lane.head()
+    def heads(self, still_ready: Callable[[int, int], bool]) -> Iterator[int]:
+        """The oldest number of every lane; hints of jobs that are not ready any more are dropped.
+
+        Args:
+            still_ready: as in :meth:`pop`.
+        """
+        for prio, lanes in enumerate(self._lanes):
+            for name in list(lanes):
+                lane = lanes[name]
+                while lane and not still_ready(lane.head(), prio):
+                    lane.pop()
+                if lane:
+                    yield lane.head()
+                else:
+                    del lanes[name]

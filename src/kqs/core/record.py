@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from struct import Struct as Layout
+from struct import error as StructError  # noqa: N812
 from typing import Final, NamedTuple
 from zlib import crc32
 
@@ -23,6 +24,8 @@ _BLANK_FRAME = bytes(_FRAME.size)
 _ENTRY = Layout("<BBHIQ")
 _ACCEPT = Layout("<BBHIQQQIBB")
 _ACCEPT_BODY = Layout("<QQIBB")
+_CARRY = Layout("<BBHIQQBBBBIIQQQ")
+_CARRY_BODY = Layout("<QBBBBIIQQQ")
 _EVENT = Layout("<BBHIQQQQQIBB")
 _EVENT_BODY = Layout("<QQQQIBB")
 
@@ -31,6 +34,7 @@ FRAME_HEADER: Final = _FRAME.size
 ENTRY_HEADER: Final = _ENTRY.size
 ENTRY_MIN: Final = ENTRY_HEADER + 4
 ACCEPT_FIXED: Final = _ACCEPT.size
+CARRY_FIXED: Final = _CARRY.size
 EVENT_FIXED: Final = _EVENT.size
 
 ACCEPT: Final = 1
@@ -38,12 +42,22 @@ LEASE: Final = 2
 RENEW: Final = 3
 #: 4..10 are the events of core/lifecycle.py.
 EVENTS: Final = frozenset(range(2, 11))
+CARRY: Final = 11
+KEYS: Final = 14
 
 FLAG_BINARY: Final = 1
 FLAG_BULK: Final = 2
 FLAG_LOCAL: Final = 4
-_ACCEPT_FLAGS: Final = FLAG_BINARY | FLAG_BULK
+ACCEPT_FLAGS: Final = FLAG_BINARY | FLAG_BULK
 _EVENT_FLAGS: Final = FLAG_LOCAL
+_CARRY_FLAGS: Final = FLAG_BINARY | FLAG_BULK | FLAG_LOCAL
+
+
+#: Raised by ``unpack_from`` at the end of a buffer.
+Truncated = StructError
+#: The fields of an accept's fixed part that an index needs: kind, flags, options length, size, sequence,
+#: inserted, due, prio, type length.
+unpack_accept_start = Layout("<BBHIQQQ4xBB").unpack_from
 
 
 class Damaged(Exception):
@@ -93,6 +107,26 @@ class Accept(NamedTuple):
     due: int
     ttr: int
     prio: int
+    type: str
+    options: bytes
+    data_start: int
+    data_end: int
+
+
+class Carry(NamedTuple):
+    """A decoded carry entry; ``data_start`` and ``data_end`` are offsets in the entry."""
+
+    sequence: int
+    flags: int
+    job: int
+    state: int
+    deaths: int
+    prio: int
+    attempt: int
+    ttr: int
+    inserted: int
+    due: int
+    nonce: int
     type: str
     options: bytes
     data_start: int
@@ -238,6 +272,51 @@ def encode_event(
     return body + crc32(body).to_bytes(4, "little")
 
 
+def encode_carry(
+    sequence: int,
+    flags: int,
+    job: int,
+    state: int,
+    deaths: int,
+    prio: int,
+    attempt: int,
+    ttr: int,
+    inserted: int,
+    due: int,
+    nonce: int,
+    type_: bytes,
+    options: bytes,
+    data: bytes,
+) -> bytes:
+    """A carry entry: a live job's whole state, its payload spliced."""
+    length = CARRY_FIXED + len(type_) + len(options) + len(data) + 4
+    head = (CARRY, flags, len(options), length, sequence)
+    state_part = (job, state, deaths, len(type_), prio, attempt, ttr, inserted, due, nonce)
+    body = _CARRY.pack(*head, *state_part) + type_ + options + data
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def encode_keys(sequence: int, data: bytes) -> bytes:
+    """An entry of idempotency keys carried forward; they are data, options end at 64 KiB."""
+    body = _ENTRY.pack(KEYS, 0, 0, ENTRY_MIN + len(data), sequence) + data
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def decode_keys(entry: bytes) -> bytes:
+    """The data of a keys entry.
+
+    Raises:
+        Damaged: its length is impossible.
+        Newer: flags this version does not know.
+    """
+    _kind, flags, options_length, length, _sequence = _ENTRY.unpack_from(entry)
+    if length != len(entry) or options_length:
+        raise Damaged(0, "a keys entry's length is impossible")
+    if flags:
+        raise Newer(f"keys flags {flags}")
+    return entry[ENTRY_HEADER:-4]
+
+
 def entry_bounds(data: bytes | memoryview, frame: Frame) -> Iterator[tuple[int, int, int]]:
     """(kind, start, end) of each entry of a verified frame.
 
@@ -257,6 +336,32 @@ def entry_bounds(data: bytes | memoryview, frame: Frame) -> Iterator[tuple[int, 
         sequence += 1
     if offset != frame.end:
         raise Damaged(offset, "the frame is longer than its entries")
+
+
+def entry_at(data: bytes, offset: int, end: int, sequence: int) -> bytes:
+    """The entry at an offset of a verified frame that ends at ``end``.
+
+    Raises:
+        Damaged: it is not the entry with this sequence, or is cut off.
+    """
+    if offset + ENTRY_MIN > end:
+        raise Damaged(offset, "an entry is cut off by the frame's end")
+    _kind, _flags, _options, length, number = _ENTRY.unpack_from(data, offset)
+    if length < ENTRY_MIN or offset + length > end or number != sequence:
+        raise Damaged(offset, "an entry's header is impossible")
+    return data[offset : offset + length]
+
+
+def entry_size(start: bytes) -> int:
+    """The size of the entry that starts with these bytes.
+
+    Raises:
+        Damaged: no entry starts so.
+    """
+    if len(start) < ENTRY_MIN:
+        raise Damaged(0, "no entry is there")
+    length: int = _ENTRY.unpack_from(start)[3]
+    return length
 
 
 def check_entry(entry: bytes | memoryview) -> None:
@@ -286,7 +391,7 @@ def decode_accept(entry: bytes) -> Accept:
     data_end = length - 4
     if data_start > data_end or prio > 4:
         raise Damaged(0, "an accept entry's parts are impossible")
-    if flags & ~_ACCEPT_FLAGS:
+    if flags & ~ACCEPT_FLAGS:
         raise Newer(f"accept flags {flags}")
     try:
         type_ = str(entry[ACCEPT_FIXED:type_end], "utf-8")
@@ -304,6 +409,35 @@ def decode_accept(entry: bytes) -> Accept:
         data_start,
         data_end,
     )
+
+
+def decode_carry(entry: bytes) -> Carry:
+    """Decode a carry entry (its CRC is the caller's business).
+
+    Raises:
+        Damaged: lengths or text are impossible.
+        Newer: flags this version does not know.
+    """
+    _kind, flags, options_length, length, sequence = _ENTRY.unpack_from(entry)
+    if len(entry) < CARRY_FIXED + 4 or length != len(entry):
+        raise Damaged(0, "a carry entry's length is impossible")
+    job, state, deaths, type_length, prio, attempt, ttr, inserted, due, nonce = _CARRY_BODY.unpack_from(
+        entry, ENTRY_HEADER
+    )
+    type_end = CARRY_FIXED + type_length
+    data_start = type_end + options_length
+    data_end = length - 4
+    if data_start > data_end or prio > 4 or not 1 <= state <= 4:
+        raise Damaged(0, "a carry entry's parts are impossible")
+    if flags & ~_CARRY_FLAGS:
+        raise Newer(f"carry flags {flags}")
+    try:
+        type_ = str(entry[CARRY_FIXED:type_end], "utf-8")
+    except UnicodeDecodeError:
+        raise Damaged(CARRY_FIXED, "a carry entry's type is not UTF-8") from None
+    options = bytes(entry[type_end:data_start])
+    numbers = (job, state, deaths, prio, attempt, ttr, inserted, due, nonce)
+    return Carry(sequence, flags, *numbers, type_, options, data_start, data_end)
 
 
 def decode_event(entry: bytes) -> EventRecord:

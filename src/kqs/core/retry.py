@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-Seconds = Annotated[float, Meta(ge=0, le=3_153_600_000)]
+#: The longest duration anybody may give: 100 years.
+MAX_SECONDS: Final = 3_153_600_000
+Seconds = Annotated[float, Meta(ge=0, le=MAX_SECONDS)]
 
 
 class RetryPolicy(Struct, frozen=True, forbid_unknown_fields=True):

@@ -41,6 +41,10 @@ class RealFile:
                 raise
             os.ftruncate(self._fd, size)  # a file system that can't reserve; writes may meet ENOSPC later
 
+    def will_need(self, size: int, offset: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._fd, offset, size, os.POSIX_FADV_WILLNEED)
+
     def size(self) -> int:
         return os.fstat(self._fd).st_size
 
@@ -64,7 +68,7 @@ class RealDisk:
         return os.listdir(path)
 
     def makedirs(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        make_directory(path)
 
     def rename(self, source: str, target: str) -> None:
         os.replace(source, target)
@@ -73,15 +77,37 @@ class RealDisk:
         os.unlink(path)
 
     def sync_dir(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        _sync_directory(path)
 
     def free(self, path: str) -> tuple[int, int]:
         stat = os.statvfs(path)
         return stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize
+
+
+def make_directory(path: str, mode: int = 0o700) -> None:
+    """Make a directory, and those above it that are missing, and make their names durable.
+
+    A journal in a directory whose own name a power cut takes back would be gone with it. The directory above
+    is synced every time, not only when something was made: an earlier start may have ended in between. Where
+    it may not even be opened, it is somebody else's, and was there before.
+    """
+    above = [os.path.dirname(os.path.abspath(path))]
+    while not os.path.isdir(above[-1]):
+        above.append(os.path.dirname(above[-1]))
+    os.makedirs(path, mode=mode, exist_ok=True)
+    for folder in above:
+        try:
+            _sync_directory(folder)
+        except PermissionError:
+            continue
+
+
+def _sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 class ThreadExecutor:

@@ -13,7 +13,12 @@ from ..ports import Disk, DiskFile
 
 
 class SegmentInfo(Struct, omit_defaults=True, frozen=True):
-    """One segment; ``end`` and what follows are set when it is sealed."""
+    """One segment.
+
+    Attributes:
+        end, last_frame, last_crc: set when it is sealed: where its last frame ends, which one that is.
+        size: of the file, set while it is open: its space was reserved, so it is never shorter.
+    """
 
     number: int
     first_frame: int
@@ -21,6 +26,7 @@ class SegmentInfo(Struct, omit_defaults=True, frozen=True):
     end: int = 0
     last_frame: int = 0
     last_crc: int = 0
+    size: int = 0
 
     @property
     def file(self) -> str:

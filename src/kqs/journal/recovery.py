@@ -9,17 +9,39 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core import record
-from ..core.record import Damaged, Newer, SegmentHeader
+from ..core.record import Damaged, Frame, Newer, SegmentHeader
 from ..errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
 from ..ports import Disk, DiskFile
 from . import manifest as manifests
+from .disk import make_directory
 from .manifest import Manifest, SegmentInfo, write_all
 
-#: kind, the entry's bytes, segment number, offset of the entry in the segment
-Apply = Callable[[int, bytes, int, int], None]
+#: Takes a verified frame: the segment's bytes, the frame, the segment's number. Raises Damaged or Newer when
+#: the frame's entries are not what they must be.
+Apply = Callable[[bytes, Frame, int], None]
+#: Takes an entry: its kind, its bytes, the segment's number, its offset in the segment.
+ApplyEntry = Callable[[int, bytes, int, int], None]
+
+
+def each_entry(apply: ApplyEntry) -> Apply:
+    """An :data:`Apply` that takes a frame apart: each entry verified by its own CRC."""
+
+    def frame(data: bytes, frame: Frame, segment: int) -> None:
+        for kind, start, end in record.entry_bounds(data, frame):
+            entry = data[start:end]
+            try:
+                record.check_entry(entry)
+                apply(kind, entry, segment, start)
+            except Damaged as damage:
+                raise Damaged(start + damage.offset, damage.what) from None
+
+    return frame
+
 
 _SEGMENT_FILE = re.compile(r"(\d{10})\.seg")
-SPARE = "spare"
+_SPARE_FILE = re.compile(r"spare-\d+")
+#: Spare segments are named so, and numbered.
+SPARE = "spare-"
 #: How far sequences jump after a torn tail was cut, so that no id of the cut frame is given again.
 TORN_SKIP = 1_000_000
 
@@ -37,6 +59,7 @@ class Recovered:
     next_sequence: int
     torn: str | None
     entries: int
+    spares: int
 
 
 def lock_directory(directory: str) -> int:
@@ -47,7 +70,7 @@ def lock_directory(directory: str) -> int:
         DataDirError: the directory can't be made or written.
     """
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_directory(directory)
         fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirError(
@@ -70,12 +93,12 @@ def lock_directory(directory: str) -> int:
 def recover(
     disk: Disk, directory: str, apply: Apply, *, random: Callable[[int], bytes], now: int, segment_size: int
 ) -> Recovered:
-    """Read the whole journal, calling ``apply`` for every entry in order, and get it ready for appending.
+    """Read the whole journal, calling ``apply`` for every frame in order, and get it ready for appending.
 
     Args:
         disk: the file system.
         directory: DATA, locked by the caller.
-        apply: takes each verified entry.
+        apply: takes each verified frame.
         random: gives n random bytes (journal id, salts).
         now: microseconds since 1970.
         segment_size: bytes a new segment is made with.
@@ -98,12 +121,18 @@ def recover(
         following = scan.next_sequence
         if not is_open:
             scan.check_sealed()
-            scan.file.close()
     torn = scan.torn_tail()
-    _remove_unlisted(disk, folder, manifest)
-    file, torn_file = _renew_open_segment(disk, folder, info, scan, torn)
-    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, manifest.segments)
+    unlisted = _unlisted(disk, folder, manifest)
+    if torn:
+        following += TORN_SKIP
+    file, torn_file = _renew_open_segment(disk, folder, info, scan, torn, following)
+    opened = SegmentInfo(info.number, info.first_frame, info.first_sequence, size=file.size())
+    segments = (*manifest.segments[:-1], opened)
+    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, segments)
     manifests.store(disk, directory, manifest)
+    # Only now: the manifest that was read may not have been durable, and the one before it may list them.
+    for name in unlisted:
+        disk.unlink(f"{folder}/{name}")
     return Recovered(
         manifest,
         file,
@@ -111,14 +140,20 @@ def recover(
         scan.end,
         scan.frame,
         scan.crc,
-        following + (TORN_SKIP if torn else 0),
+        following,
         torn_file,
         entries,
+        len(spare_names(disk, folder)),
     )
 
 
+def spare_names(disk: Disk, folder: str) -> list[str]:
+    """The spare segments: space made ahead."""
+    return sorted(name for name in disk.listdir(folder) if _SPARE_FILE.fullmatch(name))
+
+
 def read_only(disk: Disk, directory: str, apply: Apply) -> None:
-    """Call ``apply`` for every entry, changing nothing.
+    """Call ``apply`` for every frame, changing nothing.
 
     Raises:
         DataDirError: there is no journal; DamagedJournal, NewerFormat: as :func:`recover`.
@@ -136,14 +171,12 @@ def read_only(disk: Disk, directory: str, apply: Apply) -> None:
         following = scan.next_sequence
         if info is not manifest.segments[-1]:
             scan.check_sealed()
-        scan.file.close()
     try:
         scan.torn_tail()
     except DamagedJournal:
         # Beside a running server that may have been read while it was written: is it there now?
         again = _Scan(disk, f"{directory}/journal", manifest, info)
         again.run(lambda *_entry: None, info.first_sequence)
-        again.file.close()
         if again.end == scan.end:
             raise
 
@@ -154,10 +187,13 @@ class _Scan:
     def __init__(self, disk: Disk, folder: str, manifest: Manifest, info: SegmentInfo) -> None:
         self.info = info
         try:
-            self.file = disk.open(f"{folder}/{info.file}")
+            file = disk.open(f"{folder}/{info.file}")
         except FileNotFoundError:
             raise DamagedJournal(info.file, 0, info.first_sequence, "the segment is missing") from None
-        self.data = self.file.pread(self.file.size(), 0)
+        try:
+            self.data = file.pread(file.size(), 0)
+        finally:
+            file.close()
         try:
             self.header, self.crc = record.decode_segment_header(self.data)
         except Damaged as damage:
@@ -195,17 +231,18 @@ class _Scan:
                 raise self._damaged(self.end, f"sequence {frame.first_sequence} comes twice")
             self.next_sequence = frame.first_sequence
             try:
-                for kind, start, end in record.entry_bounds(self.data, frame):
-                    entry = self.data[start:end]
-                    record.check_entry(entry)
-                    apply(kind, entry, self.info.number, start)
-                    self.next_sequence += 1
+                apply(self.data, frame, self.info.number)
             except Damaged as damage:
                 raise self._damaged(damage.offset, damage.what) from None
             except Newer as newer:
                 raise _newer(newer) from None
             entries += frame.entries
+            self.next_sequence += frame.entries
             self.end, self.frame, self.crc = frame.end, frame.frame, frame.crc
+        if len(self.data) < self.info.size:
+            raise self._damaged(
+                self.end, f"the file was cut off: {self.info.size} bytes were reserved for it"
+            )
         return entries
 
     def check_sealed(self) -> None:
@@ -242,18 +279,20 @@ def _create(
 ) -> Recovered:
     """A new journal. A start that crashed before its manifest left one segment without frames at most."""
     folder = f"{directory}/journal"
+    disk.sync_dir(directory)  # the folder's own name, before a manifest says what is in it
     for name in disk.listdir(folder):
-        if name != f"{1:010d}.seg" and name != SPARE:
+        spare = _SPARE_FILE.fullmatch(name) is not None
+        if name != f"{1:010d}.seg" and not spare and name != "ballast":
             raise DamagedJournal("manifest", 0, None, f"it is missing, yet journal/{name} is there")
-        if name != SPARE:
+        if name.endswith(".seg"):
             _refuse_frames(disk, folder, name)
         disk.unlink(f"{folder}/{name}")
     header = SegmentHeader(1, random(8), int.from_bytes(random(8), "little"), 1, 1, now)
     file, crc = make_segment(disk, folder, header, segment_size)
-    info = SegmentInfo(1, 1, 1)
+    info = SegmentInfo(1, 1, 1, size=file.size())
     manifest = Manifest(record.FORMAT, header.journal.hex(), 1, (info,))
     manifests.store(disk, directory, manifest)
-    return Recovered(manifest, file, header, record.SEGMENT_HEADER, 0, crc, 1, None, 0)
+    return Recovered(manifest, file, header, record.SEGMENT_HEADER, 0, crc, 1, None, 0, 0)
 
 
 def make_segment(disk: Disk, folder: str, header: SegmentHeader, size: int) -> tuple[DiskFile, int]:
@@ -262,9 +301,9 @@ def make_segment(disk: Disk, folder: str, header: SegmentHeader, size: int) -> t
     The spare file, if there is one that is large enough, becomes the segment: its space is reserved already.
     """
     path = f"{folder}/{header.number:010d}.seg"
-    names = disk.listdir(folder)
-    if SPARE in names:
-        disk.rename(f"{folder}/{SPARE}", path)
+    spares = spare_names(disk, folder)
+    if spares:
+        disk.rename(f"{folder}/{spares[0]}", path)
         file = disk.open(path)
     else:
         file = disk.open(path, create=True)
@@ -294,43 +333,64 @@ def _refuse_frames(disk: Disk, folder: str, name: str) -> None:
         )
 
 
-def _remove_unlisted(disk: Disk, folder: str, manifest: Manifest) -> None:
-    """Remove what a crash left: segments dropped but not unlinked, or made but not yet listed."""
+def _unlisted(disk: Disk, folder: str, manifest: Manifest) -> list[str]:
+    """What a crash left: segments dropped but not unlinked, or made but not yet listed.
+
+    Raises:
+        DamagedJournal: one that was never dropped holds frames.
+    """
     listed = {info.file for info in manifest.segments}
     first = manifest.segments[0].number
+    unlisted = []
     for name in disk.listdir(folder):
         match = _SEGMENT_FILE.fullmatch(name)
         if match is None or name in listed:
             continue
         if int(match[1]) >= first:
             _refuse_frames(disk, folder, name)
-        disk.unlink(f"{folder}/{name}")
+        unlisted.append(name)
+    return unlisted
 
 
 def _renew_open_segment(
-    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes
+    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes, following: int
 ) -> tuple[DiskFile, str | None]:
     """Rewrite the open segment's valid part into a new file, durable and read back (rule 3).
 
-    Ensures: the file the server appends to holds no byte whose durability was left to an earlier process.
+    Ensures: the file the server appends to holds no byte whose durability was left to an earlier process;
+    when a torn tail is cut, the jump of the sequence to ``following`` is as durable as the cut.
     """
     torn_file = None
     if torn:
-        torn_file = f"{info.file.removesuffix('.seg')}.torn-{scan.end}"
+        torn_file = f"{info.file.removesuffix('.seg')}.torn-{scan.end}"  # where it was cut
         if torn_file in disk.listdir(folder):
             disk.unlink(f"{folder}/{torn_file}")
         keep = disk.open(f"{folder}/{torn_file}", create=True)
         write_all(keep, torn, 0)
         keep.datasync()
         keep.close()
+        disk.sync_dir(folder)
     valid = scan.data[: scan.end]
-    size = scan.file.size()
-    scan.file.close()
+    if torn:
+        scan.frame += 1
+        jump, scan.crc = record.encode_frame(
+            (),
+            salt=scan.header.salt,
+            frame=scan.frame,
+            first_sequence=following,
+            durable=scan.frame - 1,
+            count=0,
+            previous=scan.crc,
+        )
+        valid += jump
+        scan.end = len(valid)
     path = f"{folder}/{info.file}"
     if f"{info.file}.new" in disk.listdir(folder):
         disk.unlink(f"{path}.new")
-    file = disk.open(f"{path}.new", create=True)
-    file.allocate(max(size, len(valid)))
+    if spares := spare_names(disk, folder):
+        disk.rename(f"{folder}/{spares[0]}", f"{path}.new")  # its space is there, also on a full disk
+    file = disk.open(f"{path}.new", create=not spares)
+    file.allocate(max(len(scan.data), len(valid), file.size()))
     write_all(file, valid, 0)
     file.datasync()
     if file.pread(len(valid), 0) != valid:

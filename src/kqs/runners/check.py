@@ -33,7 +33,10 @@ def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     try:
         runners = load(spec)
-        settings = {type_: function.settings for type_, function in app_jobs(spec).items()}
+        settings = {}
+        for type_, function in app_jobs(spec).items():
+            settings[type_] = function.settings
+            function.check()
     except ConfigError as error:
         print("\n" + " | ".join(str(error).splitlines()), file=sys.stderr)
         return REFUSED

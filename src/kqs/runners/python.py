@@ -12,6 +12,7 @@ from typing import Any
 
 from ..core.handler import Job
 from ..core.outcome import OK, Again, Attempted, Fail, Reason
+from ..core.retry import MAX_SECONDS
 
 #: Characters of a message and of a traceback that travel; of a traceback the last ones.
 MAX_MESSAGE = 4000
@@ -42,7 +43,7 @@ class PythonRunner:
                 return Attempted("fail", None, Reason("the handler is a generator: calling it runs nothing"))
         except Again as again:
             reason = Reason(wire_text(again.reason) or "asked to run again", "Again")
-            return Attempted("again", again.delay, reason)
+            return Attempted("again", _delay(again.delay), reason)
         except Fail as fail:
             return Attempted("fail", None, Reason(wire_text(fail.reason) or "failed for good", "Fail"))
         except BaseException as error:  # SystemExit too: the worker outlives its jobs
@@ -58,6 +59,13 @@ class PythonRunner:
 def wire_text(text: object, longest: int = MAX_MESSAGE) -> str:
     """What a handler says, as it can travel: bounded, and without the lone surrogates of odd file names."""
     return str(text)[:longest].encode("utf-8", "replace").decode()
+
+
+def _delay(delay: object) -> float | None:
+    """The delay of an Again as the server takes it; what is no number of seconds is left to the policy."""
+    if isinstance(delay, bool) or not isinstance(delay, int | float) or delay != delay:
+        return None
+    return min(max(0.0, float(delay)), MAX_SECONDS)
 
 
 def reason_of(error: BaseException) -> Reason:

@@ -127,6 +127,9 @@ class Service:
                 nonce=random.SystemRandom().getrandbits,
                 bulk=self._store,
                 payload_window=config.journal.payload_window,
+                memory_limit=config.journal.memory_limit,
+                key_window=config.journal.key_window,
+                key_cap=config.journal.key_cap,
             )
         except OSError as error:
             raise DataDirError(f"data directory {data} cannot be used: {error.strerror}") from None

@@ -20,7 +20,16 @@ from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ..core import calls, wire
 from ..core.calls import ALLOWED, Role, given
-from ..core.job import PRIOS, SECOND, DefaultsTable, decode_argument, parse_job, split_batch
+from ..core.job import (
+    PRIOS,
+    SECOND,
+    DefaultsTable,
+    check_job,
+    decode_argument,
+    parse_batch,
+    parse_job,
+    split_batch,
+)
 from ..core.outcome import Settlement
 from ..core.wire import BadLine, Request
 from ..errors import (
@@ -127,6 +136,8 @@ class Desk:
     def take(self, connection: Connection, block: bytes) -> None:
         """Begin every call in a block of whole lines, in order."""
         begun = monotonic()
+        if self._take_singles(connection, block):
+            return
         try:
             requests = wire.decode_requests(block)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, BadRequest):
@@ -136,29 +147,35 @@ class Desk:
             return
         size = len(block) // len(requests)
         out: list[bytes] = []
-        inserts = self._may(connection.role, "insert") and self.accepting
-        capabilities, table, intake = self._engine.capabilities, self._table, self.intake
-        received = connection.received
-        seed_auth = b'"auth"' in block
         for request in requests:
             if connection.rejected:
                 break
-            if request.n == "insert" and inserts and request.b is None and not seed_auth:
-                # The hot path: one job, nothing special about it.
-                try:
-                    job = parse_job(request.m, table, capabilities)
-                    id_part = wire.reply_id(request.id)
-                except CallError:
-                    self._begin(connection, request, size, begun, out)
-                else:
-                    connection.in_flight += 1
-                    intake.add_one(connection, id_part, job, received, size)
-            else:
-                self._begin(connection, request, size, begun, out)
+            self._begin(connection, request, size, begun, out)
         if out:
             connection.write(b"".join(out))
         if connection.rejected:
             connection.stop_reading()
+
+    def _take_singles(self, connection: Connection, block: bytes) -> bool:
+        """The hot path: a block of nothing but inserts of one job each, every one of them good.
+
+        Returns:
+            False when it is anything else; then nothing was begun.
+        """
+        if not (self.accepting and self._may(connection.role, "insert")):
+            return False
+        inserts = calls.decode_singles(block)
+        if not inserts:
+            return False
+        table, capabilities = self._table, self._engine.capabilities
+        try:
+            jobs = [check_job(insert.m, table, capabilities) for insert in inserts]
+        except CallError:
+            return False
+        id_parts = wire.string_ids([insert.id for insert in inserts])
+        connection.in_flight += len(jobs)
+        self.intake.add(connection, id_parts, jobs, connection.received, len(block))
+        return True
 
     def _take_lines(self, connection: Connection, block: bytes, begun: float) -> None:
         """A block with an unusual or bad line in it: one by one."""
@@ -295,8 +312,8 @@ class Desk:
 
     def _argument(self, connection: Connection, request: Request) -> bytes:
         """The raw argument, without the seed's ``auth`` member, which is acted on."""
-        raw = bytes(request.m)
-        if b'"auth"' not in raw or not raw.startswith(b"{") or request.n == "echo":
+        raw = wire.copy_raw(request.m)
+        if not raw.startswith(b"{") or b'"auth"' not in raw or request.n == "echo":
             return raw
         try:
             members = msgspec.json.decode(raw, type=dict[str, Raw])
@@ -330,19 +347,15 @@ class Desk:
         if not raw:
             raise BadRequest("insert needs a job, or an array of jobs")
         capabilities = self._engine.capabilities
-        if raw.startswith(b"["):
-            if blob is not None:
-                raise BadRequest("a binary part goes with one job, not with an array", field="b")
-            jobs = [
-                parse_job(item, self._table, capabilities, index=index)
-                for index, item in enumerate(split_batch(raw))
-            ]
-            batch = True
-        else:
+        array = raw.startswith(b"[")
+        if not array:
             jobs = [parse_job(raw, self._table, capabilities, blob=blob)]
-            batch = False
+        elif blob is None:
+            jobs = parse_batch(raw, self._table, capabilities)
+        else:
+            raise BadRequest("a binary part goes with one job, not with an array", field="b")
         connection.in_flight += 1
-        self.intake.add(connection, id_part, jobs, connection.received, size, batch)
+        self.intake.add(connection, [id_part], jobs, connection.received, size, array=array)
 
     async def _reserve(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.ReserveArgument, "reserve")

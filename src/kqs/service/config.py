@@ -64,10 +64,16 @@ class JournalConfig(_Table, frozen=True):
     Attributes:
         segment_size: bytes of a segment file; one is reserved ahead.
         payload_window: bytes of payloads kept in memory; others are read back from the journal.
+        memory_limit: bytes of memory jobs may take, estimated; inserts get ``busy`` beyond it.
+        key_window: seconds an idempotency key is remembered.
+        key_cap: most idempotency keys remembered; the oldest are forgotten first.
     """
 
     segment_size: Annotated[int, Meta(ge=64 * 1024, le=4 << 30)] = 64 * 1024 * 1024
     payload_window: Annotated[int, Meta(ge=0)] = 64 * 1024 * 1024
+    memory_limit: Annotated[int, Meta(ge=1 << 20)] = 1 << 30
+    key_window: Annotated[float, Meta(ge=0, le=31_536_000)] = 86_400.0
+    key_cap: Annotated[int, Meta(ge=0)] = 500_000
 
 
 class BulkConfig(_Table, frozen=True):
@@ -234,6 +240,11 @@ def _check(config: Config, path: str) -> None:
             close = difflib.get_close_matches(handler.pool, config.pools, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"add [pools.{handler.pool}]"
             raise ConfigError(f"{where}.pool: there is no pool {handler.pool!r}; {hint}")
+    if config.journal.payload_window > config.journal.memory_limit // 2:
+        raise ConfigError(
+            f"{path}: journal.payload_window must be at most half of journal.memory_limit "
+            f"({config.journal.memory_limit} bytes)"
+        )
     if config.bulk.threshold > config.limits.line:
         raise ConfigError(f"{path}: bulk.threshold is above limits.line, so it could never be reached")
     names = [token.name for token in config.tokens]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SLICE = 64 * 1024
 #: Seconds of work after which other events get their turn.
-TURN = 0.004
+TURN = 0.002
 #: Reply bytes a transport may hold before its connection is not read any more.
 REPLY_BUFFER = 1024 * 1024
 #: Seconds a peer that was told why has to stop sending before the connection is cut.

@@ -100,12 +100,15 @@ class FileStore:
     def _read(self, ref: BulkRef) -> bytes:
         try:
             fd = os.open(self._path(ref.name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                with open(fd, "rb", closefd=False) as file:
+                    data = file.read()
+            finally:
+                os.close(fd)
         except FileNotFoundError:
             raise NotFound(f"the payload {ref.name} is not in the bulk store") from None
         except OSError as error:
             raise Internal(f"the bulk store failed: {error.strerror}") from None
-        with open(fd, "rb") as file:
-            data = file.read()
         if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
             raise Internal(f"the payload {ref.name} is not what was stored: its SHA-256 differs")
         return data

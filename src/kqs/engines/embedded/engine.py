@@ -8,50 +8,60 @@ between restores the lease.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from ...core import record
-from ...core.job import NO_OPTIONS, PRIO_NUMBER, SECOND, NewJob
-from ...core.lifecycle import Event, State
-from ...core.outcome import Reason, Settlement
-from ...core.record import FLAG_BINARY, FLAG_BULK, FLAG_LOCAL
-from ...core.retry import RetryPolicy, attempts_left, retry_delay
-from ...errors import Conflict, DamagedJournal, DiskFull, NotFound, ShuttingDown
+from ...core.job import SECOND, NewJob
+from ...core.lifecycle import Event
+from ...core.outcome import Settlement
+from ...core.record import FLAG_BINARY, FLAG_LOCAL, Damaged, Newer
+from ...errors import Conflict, DamagedJournal
 from ...journal.log import Journal
 from ...journal.recovery import Apply
 from ...ports import BulkStore, Clock, Expired, Inserted, Lease, Refusal
-from .index import BURIED, READY, RESERVED, Index, LiveJob, receipt_of
-from .replay import EventOptions, Replay
-from .show import iso, shown
+from .accept import Acceptor
+from .compaction import Compactor
+from .index import BURIED, DONE, READY, RESERVED
+from .inspect import Inspector
+from .job import LiveJob, receipt_of
+from .ledger import Ledger, error_of
+from .replay import EventOptions
+from .settle import Settler
 
-#: A job that killed its worker this often is buried.
-POISON_DEATHS = 3
 #: Bytes of payload kept in memory; what is over it is read back from the segments.
-PAYLOAD_WINDOW = 64 * 1024 * 1024
-#: Most jobs looked at by one ``jobs`` call between two turns of the loop.
-_SCAN = 50_000
-_DEFAULT_RETRY = RetryPolicy()
-_CONTROL = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
+PAYLOAD_WINDOW: Final = 64 * 1024 * 1024
+#: Bytes of everything an engine keeps in memory; inserts are refused beyond it.
+MEMORY_LIMIT: Final = 1 << 30
+#: How long idempotency keys are remembered, seconds, and how many at most.
+KEY_WINDOW: Final = 86_400.0
+KEY_CAP: Final = 500_000
+#: Bytes of journal that must stay free for each live job: its ack or delete, and one more lease.
+_RESERVE: Final = 160
+#: How often a full disk is asked again, microseconds.
+_RESERVE_EVERY: Final = SECOND // 2
+_CONTROL: Final = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
 
 
 class EmbeddedEngine:
     """See :class:`kqs.ports.Engine`.
 
     Args:
-        open_journal: opens the journal, replaying its entries into the callback it is given.
+        open_journal: opens the journal, replaying its frames into the callback it is given.
         clock: time.
         random: draws from [0, 1), for jitter.
         nonce: draws 40 random bits, for receipts.
         bulk: where oversize payloads of its jobs lie; told when they are not needed any more.
         payload_window: bytes of payload kept in memory.
+        memory_limit: bytes of everything kept in memory, estimated; inserts get ``busy`` beyond it.
+        key_window: seconds an idempotency key is remembered.
+        key_cap: most idempotency keys remembered.
     """
 
     name = "embedded"
-    capabilities = frozenset({"inspect"})
+    capabilities = frozenset({"inspect", "idempotency"})
 
     def __init__(
         self,
@@ -62,100 +72,33 @@ class EmbeddedEngine:
         nonce: Callable[[int], int],
         bulk: BulkStore | None = None,
         payload_window: int = PAYLOAD_WINDOW,
+        memory_limit: int = MEMORY_LIMIT,
+        key_window: float = KEY_WINDOW,
+        key_cap: int = KEY_CAP,
     ) -> None:
-        self._clock = clock
-        self._random = random
+        self._ledger = ledger = Ledger(
+            open_journal, clock, payload_window=payload_window, key_window=key_window, key_cap=key_cap
+        )
+        self.journal = ledger.journal
+        self._index = ledger.index
         self._nonce = nonce
-        self._bulk = bulk
-        self._window = payload_window
-        self._cached = 0
-        self._index = Index()
-        self._notify: Callable[[Sequence[str]], None] = lambda types: None
-        self._background: set[asyncio.Task[None]] = set()
-        self._closing = False
-        replay = Replay(self._index, payload_window)
-        self.journal = open_journal(replay.apply)
-        self._cached = sum(job.size for job in self._index.live.values() if job.entry is not None)
-        self._prefix = f"{self.journal.journal_id[:8]}-"
         self._epoch = self.journal.epoch << 40
-        self._reclaim()
+        self._acceptor = Acceptor(ledger, self._make_room, memory_limit)
+        self._settler = Settler(ledger, random, bulk)
+        self._inspector = Inspector(ledger, bulk)
+        self._compactor = Compactor(ledger)
+        self._closing = False
+        self._held_back = False
+        self._reserved_at = 0
+        self._reserve()
         self._index.release_due(clock.now())
-        self._release_local()
+        self._settler.release_local()
 
     def on_ready(self, notify: Callable[[Sequence[str]], None]) -> None:
-        self._notify = notify
-
-    # -- accepting ------------------------------------------------------------------------------
+        self._ledger.notify = notify
 
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
-        journal = self.journal
-        if self._closing:
-            raise ShuttingDown("the server is shutting down; insert at another one or later")
-        if not journal.accepting:
-            journal.retry_spare()
-            raise DiskFull("the disk is full: no new jobs until space is free; jobs still run and finish")
-        first = journal.take_sequences(len(jobs))
-        now = self._clock.now()
-        parts: list[bytes] = []
-        add = parts.append
-        encode = record.encode_accept
-        accepts: list[tuple[NewJob, bytes, int]] = []
-        sequence = first
-        for job in jobs:
-            flags = FLAG_BINARY if job.binary else 0
-            options = b""
-            if job.options is not NO_OPTIONS:
-                options = msgspec.json.encode(job.options)
-                if job.options.bulk is not None:
-                    flags |= FLAG_BULK
-            type_ = job.type.encode()
-            entry = encode(sequence, flags, now, now + job.delay, job.ttr, job.prio, type_, options, job.data)
-            add(entry)
-            accepts.append((job, entry, record.ACCEPT_FIXED + len(type_) + len(options)))
-            sequence += 1
-        segment, offset = await journal.append(parts, first)
-        self._add(accepts, first, now, segment, offset)
-        prefix = self._prefix
-        return Inserted([f"{prefix}{number}" for number in range(first, sequence)])
-
-    def _add(
-        self, accepts: list[tuple[NewJob, bytes, int]], number: int, now: int, segment: int, offset: int
-    ) -> None:
-        """Put durable jobs into the index and tell who waits for them."""
-        index_add = self._index.add
-        ready: dict[str, None] = {}
-        room = self._window - self._cached
-        for job, entry, data_start in accepts:
-            size = len(entry)
-            kept = entry if size <= room else None
-            if kept is not None:
-                room -= size
-            delay = job.delay
-            if not delay:
-                ready[job.type] = None
-            index_add(
-                LiveJob(
-                    number,
-                    job.type,
-                    State.DELAYED if delay else READY,
-                    job.prio,
-                    FLAG_BINARY if job.binary else 0,
-                    now,
-                    now + delay,
-                    job.ttr,
-                    segment,
-                    offset,
-                    size,
-                    data_start,
-                    kept,
-                    job.options,
-                )
-            )
-            number += 1
-            offset += size
-        self._cached = self._window - room
-        if ready:
-            self._notify(list(ready))
+        return await self._acceptor.put(jobs)
 
     # -- leasing --------------------------------------------------------------------------------
 
@@ -164,16 +107,22 @@ class EmbeddedEngine:
     ) -> list[Lease]:
         if self._closing:
             return []
+        await self._make_room()
+        if not self.journal.has_reserve:
+            self._held_back = True
+            return []
         index, journal = self._index, self.journal
         jobs: list[tuple[LiveJob, bytes]] = []
-        for job in index.take(types, limit):
+        for number in index.take(types, limit):
+            row = index.row(number)
             try:
-                jobs.append((job, self._payload(job)))
-            except DamagedJournal as damage:
-                await self._bury_damaged(job, damage)
+                loaded = index.load(row, self._ledger.entry(row, keep=False))
+                jobs.append((loaded.job, loaded.payload))
+            except (DamagedJournal, Damaged, Newer) as damage:
+                self._ledger.bury_unreadable(row, damage)
         if not jobs:
             return []
-        now = self._clock.now()
+        now = self._ledger.now()
         options = msgspec.json.encode(EventOptions(holder=holder))
         flags = FLAG_LOCAL if local else 0
         parts: list[bytes] = []
@@ -203,7 +152,7 @@ class EmbeddedEngine:
             leases.append(
                 Lease(
                     receipt_of(job),
-                    f"{self._prefix}{job.number}",
+                    self._ledger.id_of(job.number),
                     job.type,
                     attempt,
                     job.prio,
@@ -218,22 +167,9 @@ class EmbeddedEngine:
         journal.append_unwaited(parts, first)
         return leases
 
-    async def _bury_damaged(self, job: LiveJob, damage: DamagedJournal) -> None:
-        """A payload that does not read back is never handed out, and its job is not lost silently (G6)."""
-        now = self._clock.now()
-        error = _error(Reason(str(damage), "damaged"), now, "damaged")
-        await self._append([self._move(job, Event.BURY, self.journal.next_sequence, now, error=error)])
-
-    def _payload(self, job: LiveJob) -> bytes:
-        """The job's payload, from memory or read back from its segment and verified."""
-        entry = job.entry
-        if entry is None:
-            entry = self.journal.read(job.segment, job.offset, job.size)
-        return entry[job.data_start : -4]
-
     async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[bool]:
         index, journal = self._index, self.journal
-        now = self._clock.now()
+        now = self._ledger.now()
         jobs = [index.leases.get(receipt) for receipt in receipts]
         current = [job for job in jobs if job is not None]
         if current:
@@ -243,304 +179,73 @@ class EmbeddedEngine:
                 index.renew(job, now + job.ttr * 1000)
                 if progress is not None:
                     job.progress = progress
-                parts.append(self._event(record.RENEW, sequence, job, now, job.expires))
+                parts.append(self._ledger.event(record.RENEW, sequence, job, now, job.expires))
                 sequence += 1
             journal.append_unwaited(parts, first)
         return [job is not None for job in jobs]
 
-    @staticmethod
-    def _event(kind: int, sequence: int, job: LiveJob, now: int, due: int, options: bytes = b"") -> bytes:
-        """An event entry with the job's values as they are now."""
-        return record.encode_event(
-            kind, sequence, 0, job.number, now, due, job.nonce, job.attempt, job.prio, job.deaths, options
-        )
-
-    # -- settling -------------------------------------------------------------------------------
-
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
-        refused: list[Refusal] = []
-        parts: list[bytes] = []
-        index, journal = self._index, self.journal
-        leases = index.leases
-        now = self._clock.now()
-        first = journal.next_sequence
-        ready: dict[str, None] = {}
-        for position, settlement in enumerate(settlements):
-            job = leases.get(settlement.receipt)
-            if job is None:
-                # The same ack again, after a lost reply, is fine: it was done (G2).
-                if index.settled.get(settlement.receipt) != settlement.outcome:
-                    refused.append(Refusal(position, "stale_receipt"))
-                continue
-            outcome = settlement.outcome
-            if outcome == "ok":
-                parts.append(self._event(4, first + len(parts), job, now, now, _OK))
-                self._finish(job, Event.ACK, now, "ok")
-            else:
-                parts.append(self._unfinished(job, settlement, first + len(parts), now))
-                if job.state is READY:
-                    ready[job.type] = None
-        if parts:
-            journal.take_sequences(len(parts))
-            done = journal.append(parts, first)
-            if ready:
-                self._notify(list(ready))
-            await done
-        elif any(s.outcome == "ok" for s in settlements):
-            await journal.sync()  # a repeated ack may have come before the first one's sync
-        return refused
-
-    def _finish(self, job: LiveJob, event: Event, now: int, outcome: str) -> None:
-        if job.entry is not None:
-            self._cached -= job.size
-        self._index.finish(job, event, now, outcome)
-        if job.options.bulk is not None and self._bulk is not None:
-            self._spawn(self._delete_bulk(job))
-        if self._index.in_segment[job.segment] == 0:
-            self._reclaim()
-
-    async def _delete_bulk(self, job: LiveJob) -> None:
-        """Delete a payload once the end of its job is durable."""
-        await self.journal.sync()
-        if job.options.bulk is not None and self._bulk is not None:
-            await self._bulk.delete([job.options.bulk])
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
-
-    def _unfinished(self, job: LiveJob, settlement: Settlement, sequence: int, now: int) -> bytes:
-        """Decide and apply what follows an attempt that did not succeed; returns the entry."""
-        outcome, options = settlement.outcome, job.options
-        prio = job.prio if settlement.prio is None else PRIO_NUMBER[settlement.prio]
-        if outcome == "release":
-            due = now + int((settlement.delay or 0) * SECOND)
-            return self._move(
-                job,
-                Event.RELEASE,
-                sequence,
-                now,
-                due=due,
-                attempt=job.attempt - 1,
-                prio=prio,
-                outcome=outcome,
-            )
-        error = _error(settlement.reason, now, "fail" if outcome == "fail" else "again")
-        if outcome == "again" and attempts_left(options.max_attempts, job.attempt):
-            return self._move(
-                job,
-                Event.RETRY,
-                sequence,
-                now,
-                due=now + self._retry_delay(job, settlement.delay),
-                prio=prio,
-                error=error,
-                outcome=outcome,
-            )
-        if outcome == "again":
-            error["message"] = f"attempt {job.attempt} of {options.max_attempts} failed: {error['message']}"
-        return self._move(job, Event.BURY, sequence, now, error=error, outcome=outcome)
-
-    def _retry_delay(self, job: LiveJob, delay: float | None) -> int:
-        if delay is None:
-            policy = job.options.retry or _DEFAULT_RETRY
-            delay = retry_delay(policy, job.attempt, self._random())
-        return int(delay * SECOND)
-
-    def _move(
-        self,
-        job: LiveJob,
-        event: Event,
-        sequence: int,
-        now: int,
-        *,
-        due: int | None = None,
-        attempt: int | None = None,
-        prio: int | None = None,
-        deaths: int | None = None,
-        error: dict[str, Any] | None = None,
-        outcome: str = "",
-    ) -> bytes:
-        """Apply an event to the index and return its entry; values not given stay as they are."""
-        nonce = job.nonce
-        due = now if due is None else due
-        self._index.move(
-            job,
-            event,
-            due=due,
-            delayed=due > now,
-            attempt=job.attempt if attempt is None else attempt,
-            prio=job.prio if prio is None else prio,
-            deaths=job.deaths if deaths is None else deaths,
-            error=error,
-            outcome=outcome,
-        )
-        options = msgspec.json.encode(EventOptions(outcome=outcome, error=error)) if outcome or error else b""
-        return record.encode_event(
-            event, sequence, 0, job.number, now, due, nonce, job.attempt, job.prio, job.deaths, options
-        )
+        await self._make_room()
+        return await self._settler.settle(settlements)
 
     async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
-        parts: list[bytes] = []
-        first, now = self.journal.next_sequence, self._clock.now()
-        ready: dict[str, None] = {}
-        for receipt in receipts:
-            job = self._index.leases.get(receipt)
-            if job is None:
-                continue
-            sequence = first + len(parts)
-            deaths = job.deaths + 1 if died else job.deaths
-            error = _error(Reason(reason, "worker_died" if died else "ttr"), now, "again")
-            if deaths >= POISON_DEATHS and died:
-                error["message"] = f"buried as poison after {deaths} worker deaths: {reason}"
-                parts.append(self._move(job, Event.BURY, sequence, now, deaths=deaths, error=error))
-            elif not attempts_left(job.options.max_attempts, job.attempt):
-                parts.append(self._move(job, Event.BURY, sequence, now, deaths=deaths, error=error))
-            else:
-                due = now + self._retry_delay(job, None) if died else now
-                parts.append(
-                    self._move(job, Event.RESCUE, sequence, now, due=due, deaths=deaths, error=error)
-                )
-                ready[job.type] = None
-        await self._append(parts, ready)
-
-    async def _append(self, parts: list[bytes], ready: Collection[str] = ()) -> None:
-        """Journal entries whose sequences count up from ``next_sequence``; returns when durable."""
-        if not parts:
-            return
-        done = self.journal.append(parts, self.journal.take_sequences(len(parts)))
-        if ready:
-            self._notify(list(ready))
-        await done
-
-    def _release_local(self) -> None:
-        """After a restart: workers that died with the server hold nothing any more."""
-        now = self._clock.now()
-        parts = [
-            self._move(
-                job,
-                Event.RELEASE,
-                self.journal.next_sequence + position,
-                now,
-                attempt=job.attempt - 1,
-            )
-            for position, job in enumerate([job for job in self._index.leases.values() if job.local])
-        ]
-        if parts:
-            self.journal.append_unwaited(parts, self.journal.take_sequences(len(parts)))
+        await self._settler.rescue(receipts, died=died, reason=reason)
 
     def held_by(self, holder: str) -> list[str]:
         return list(self._index.held_by(holder))
 
     # -- control and inspection -----------------------------------------------------------------
 
-    def _find(self, id: str) -> LiveJob:
-        prefix, _, number = id.rpartition("-")
-        if f"{prefix}-" == self._prefix and number.isascii() and number.isdigit() and len(number) < 20:
-            job = self._index.live.get(int(number)) or self._index.history.get(int(number))
-            if job is not None:
-                return job
-        raise NotFound(f"no job {id!r} here; finished jobs are forgotten after a while", field="id")
-
     async def control(self, verb: str, ids: Sequence[str]) -> int:
         event = _CONTROL[verb]
-        jobs = list({job.number: job for job in map(self._find, ids)}.values())
+        jobs = list({job.number: job for job in map(self._ledger.find, ids)}.values())
         for job in jobs:
-            if job.state is State.DONE:
-                raise Conflict(f"job {self._prefix}{job.number} is done already", field="id")
+            if job.state is DONE:
+                raise Conflict(f"job {self._ledger.id_of(job.number)} is done already", field="id")
             if (verb == "kick" and job.state in (READY, RESERVED)) or (
                 verb == "bury" and job.state is BURIED
             ):
                 raise Conflict(f"a {job.state.name.lower()} job can't be {verb}ed", field="id")
-        now = self._clock.now()
+        now = self._ledger.now()
         parts: list[bytes] = []
         ready: dict[str, None] = {}
         first = self.journal.next_sequence
         for job in jobs:
             if event is Event.DELETE:
                 options = msgspec.json.encode(EventOptions(outcome="deleted"))
-                parts.append(self._event(event, first + len(parts), job, now, now, options))
-                self._finish(job, event, now, "deleted")
+                parts.append(self._ledger.event(event, first + len(parts), job, now, now, options))
+                self._settler.finish(job, event, now, "deleted")
             else:
-                error = _error("buried by hand", now, "bury") if event is Event.BURY else None
-                parts.append(self._move(job, event, first + len(parts), now, error=error))
+                error = error_of("buried by hand", now, "bury") if event is Event.BURY else None
+                parts.append(self._ledger.move(job, event, first + len(parts), now, error=error))
                 ready[job.type] = None
-        await self._append(parts, ready)
+        await self._ledger.append(parts, ready)
         return len(jobs)
 
     async def job(self, id: str, *, data: bool = False) -> dict[str, Any]:
-        job = self._find(id)
-        payload = None
-        if data and job.state is not State.DONE:
-            bulk = job.options.bulk
-            if bulk is None:
-                payload = self._payload(job)
-            elif self._bulk is not None:
-                payload = await self._bulk.get(bulk)
-        return shown(job, f"{self._prefix}{job.number}", payload)
+        return await self._inspector.job(id, data=data)
 
     async def jobs(
         self, *, state: str | None, type: str | None, limit: int, after: str | None
     ) -> tuple[list[dict[str, Any]], str | None]:
-        start = self._number_after(after)
-        found: list[LiveJob] = []
-        if state == "done":
-            source = {job.number: job for job in self._index.history.values()}
-            numbers: Collection[int] = sorted(number for number in source if number >= start)
-        else:
-            source = self._index.live
-            numbers = range(max(start, next(iter(source), 0)), self.journal.next_sequence)
-        for looked, number in enumerate(numbers, 1):
-            job = source.get(number)
-            if job is not None and (
-                (state is None or job.state.name.lower() == state) and (type is None or job.type == type)
-            ):
-                if len(found) == limit:
-                    break
-                found.append(job)
-            if looked % _SCAN == 0:
-                await asyncio.sleep(0)  # a sparse page must not hold up everybody else
-        else:
-            return [shown(job, f"{self._prefix}{job.number}") for job in found], None
-        return [
-            shown(job, f"{self._prefix}{job.number}") for job in found
-        ], f"{self._prefix}{found[-1].number}"
-
-    def _number_after(self, after: str | None) -> int:
-        if after is None:
-            return 0
-        prefix, _, number = after.rpartition("-")
-        if f"{prefix}-" != self._prefix or not (number.isascii() and number.isdigit() and len(number) < 20):
-            raise NotFound(f"after: {after!r} is no id of this server", field="after")
-        return int(number) + 1
+        return await self._inspector.jobs(state=state, type=type, limit=limit, after=after)
 
     def stats(self, type: str | None = None) -> dict[str, Any]:
-        names = ("delayed", "ready", "reserved", "buried", "done")
-        counts = self._index.counts
-        types = {
-            name: dict(zip(names, values[1:], strict=True))
-            for name, values in counts.items()
-            if type is None or name == type
-        }
-        totals = dict.fromkeys(names, 0)
-        for values in types.values():
-            for name in names:
-                totals[name] += values[name]
-        oldest = self._index.oldest_ready()
-        age = max(0, self._clock.now() - oldest.due) / SECOND if oldest is not None else None
+        acceptor = self._acceptor
         return {
-            "jobs": totals,
-            "types": types,
-            "oldest_ready_age": age,
-            "journal": self.journal.stats(),
-            "payload_bytes_in_memory": self._cached,
+            **self._inspector.counts(type),
+            "journal": {**self.journal.stats(), "carried": self._compactor.carried},
+            "memory": {
+                "bytes": acceptor.memory,
+                "limit": acceptor.memory_limit,
+                "payload_bytes": self._ledger.cached,
+            },
+            "keys": len(self._ledger.keys),
         }
 
     def bulk_names(self) -> set[str]:
         """Names of all payloads in the bulk store that live jobs refer to."""
-        live = self._index.live.values()
-        return {job.options.bulk.name for job in live if job.options.bulk is not None}
+        return {ref.name for ref in self._index.bulk.values()}
 
     @property
     def longest_ttr(self) -> float:
@@ -551,48 +256,42 @@ class EmbeddedEngine:
         """How many jobs are ready, by type, of the types that have any."""
         return {name: counts[READY] for name, counts in self._index.counts.items() if counts[READY]}
 
-    # -- time -----------------------------------------------------------------------------------
+    # -- time and space -------------------------------------------------------------------------
 
     def tick(self) -> list[Expired]:
-        now = self._clock.now()
+        now = self._ledger.now()
         released = self._index.release_due(now)
         if released:
-            self._notify(list({job.type: None for job in released}))
+            self._ledger.notify(released)
+        self._reserve()
+        self._compactor.poke()
         return [
-            Expired(receipt_of(job), f"{self._prefix}{job.number}", job.holder, job.ttr / 1000)
+            Expired(receipt_of(job), self._ledger.id_of(job.number), job.holder, job.ttr / 1000)
             for job in self._index.pop_expired(now)
         ]
 
     def next_wake(self) -> int | None:
         return self._index.next_wake()
 
-    def _reclaim(self) -> None:
-        """Give up the oldest segments while no live job is in them."""
-        live = self._index.in_segment
-        for segment in [number for number, count in live.items() if count == 0]:
-            del live[segment]
-        oldest = min(live, default=self.journal.open_segment)
-        self.journal.drop_before(min(oldest, self.journal.open_segment))
+    async def _make_room(self) -> None:
+        """Wait for the next spare segment when space is short, rather than refuse at once."""
+        if not self.journal.accepting:
+            self._reserve()
+            await self.journal.make_room()
+
+    def _reserve(self) -> None:
+        """Keep space for the ends of all live jobs free (DESIGN section 5, rule 6)."""
+        now = self._ledger.now()
+        retry = now - self._reserved_at >= _RESERVE_EVERY
+        if retry:
+            self._reserved_at = now
+        self.journal.reserve(len(self._index.table) * _RESERVE, retry=retry)
+        if self._held_back and self.journal.has_reserve:
+            self._held_back = False
+            self._ledger.notify(list(self.ready_types()))
 
     async def close(self) -> None:
-        self._closing = True
-        if self._background:
-            await asyncio.gather(*self._background, return_exceptions=True)
+        self._closing = self._acceptor.closing = True
+        await self._compactor.stop()
+        await self._settler.close()
         await self.journal.close()
-
-
-_OK = msgspec.json.encode(EventOptions(outcome="ok"))
-
-
-def _error(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:
-    """A job's last error as shown, bounded so that it fits an entry's options."""
-    if not isinstance(reason, Reason):
-        reason = Reason(reason or kind, kind)
-    error: dict[str, Any] = {
-        "message": reason.message[:4000],
-        "kind": (reason.kind or kind)[:200],
-        "at": iso(now),
-    }
-    if reason.traceback:
-        error["traceback"] = reason.traceback[-8000:]
-    return error

@@ -11,7 +11,7 @@ from msgspec import Raw
 from ...core.job import PRIOS
 from ...core.lifecycle import State
 from ...core.record import FLAG_BINARY
-from .index import LiveJob
+from .job import LiveJob
 
 
 def iso(microseconds: int) -> str:
@@ -24,7 +24,7 @@ def payload_size(job: LiveJob) -> int:
     """Bytes of the payload as stored."""
     if job.options.bulk is not None:
         return job.options.bulk.size
-    return job.size - job.data_start - 4
+    return job.payload_size
 
 
 def shown(job: LiveJob, id: str, data: bytes | None = None) -> dict[str, Any]:
@@ -46,6 +46,8 @@ def shown(job: LiveJob, id: str, data: bytes | None = None) -> dict[str, Any]:
         "ttr": job.ttr / 1000,
         "size": payload_size(job),
     }
+    if job.options.key is not None:
+        view["key"] = job.options.key
     if job.state is State.RESERVED:
         view["leased_by"] = job.holder
         view["lease_expires_at"] = iso(job.expires)

@@ -1,0 +1,356 @@
+"""The embedded engine's books: the index and the journal, changed together.
+
+Every change is decided by the caller, applied to the index at once, and given to the journal in the same turn
+of the loop, so that the order of the entries is the order of the changes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
+from typing import Any
+
+import msgspec
+
+from ...core import record
+from ...core.job import NO_OPTIONS
+from ...core.lifecycle import Event, State
+from ...core.outcome import Reason
+from ...core.record import Damaged, Newer
+from ...errors import Internal, NotFound
+from ...journal.log import Journal, Location
+from ...journal.recovery import Apply
+from ...ports import Clock
+from .index import BURIED, Finished, Index
+from .job import LiveJob, load
+from .keys import KeyIndex
+from .replay import EventOptions, Replay, event_options
+from .show import iso
+from .table import Row
+
+
+class Ledger:
+    """Index, journal, idempotency keys, and the window of payloads kept in memory.
+
+    Args:
+        open_journal: opens the journal, replaying its frames into the callback it is given.
+        clock: time.
+        payload_window: bytes of payload kept in memory.
+        key_window: seconds an idempotency key is remembered.
+        key_cap: most idempotency keys remembered.
+
+    Attributes:
+        cached: bytes of payload in memory now.
+        notify: told the types of jobs that became ready.
+    """
+
+    def __init__(
+        self,
+        open_journal: Callable[[Apply], Journal],
+        clock: Clock,
+        *,
+        payload_window: int,
+        key_window: float,
+        key_cap: int,
+    ) -> None:
+        self._clock = clock
+        self._window = payload_window
+        self._entries: dict[int, bytes] = {}
+        self.cached = 0
+        self._errors: dict[int, tuple[int, EventOptions]] = {}
+        self._failed: list[tuple[int, int]] = []
+        self.notify: Callable[[Sequence[str]], None] = lambda types: None
+        self.index = Index()
+        self.keys = KeyIndex(key_window, key_cap)
+        replay = Replay(self.index, self.keys)
+        self.journal = open_journal(replay.frame)
+        replay.finish(self.read)
+        self.keys.settle(clock.now())
+        self._prefix = f"{self.journal.journal_id[:8]}-"
+
+    def now(self) -> int:
+        """The clock's time, microseconds since 1970."""
+        return self._clock.now()
+
+    # -- ids ------------------------------------------------------------------------------------
+
+    def id_of(self, number: int) -> str:
+        """A job's id, as callers see it."""
+        return f"{self._prefix}{number}"
+
+    def ids(self, first: int, count: int) -> list[str]:
+        """The ids of consecutive numbers."""
+        prefix = self._prefix
+        return [f"{prefix}{number}" for number in range(first, first + count)]
+
+    def number_of(self, id: str) -> int | None:
+        """The number in an id of this journal, or None."""
+        prefix, _, text = id.rpartition("-")
+        if f"{prefix}-" == self._prefix and text.isascii() and text.isdigit() and len(text) < 20:
+            return int(text)
+        return None
+
+    def find(self, id: str) -> LiveJob:
+        """The job with an id, live or finished lately.
+
+        Raises:
+            NotFound: there is none.
+            DamagedJournal: its entry does not read back.
+        """
+        number = self.number_of(id)
+        if number is not None:
+            if (row := self.index.table.row(number)) is not None:
+                return self.job(row)
+            if (ended := self.ended(self.index.history.get(number))) is not None:
+                return ended
+        raise NotFound(f"no job {id!r} here; finished jobs are forgotten after a while", field="id")
+
+    # -- jobs from rows -------------------------------------------------------------------------
+
+    def job(self, row: Row) -> LiveJob:
+        """A live job with all that is shown of it."""
+        job = self.index.leased.get(row.chunk.number[row.at])
+        if job is None:
+            try:
+                job = self.index.load(row, self.entry(row)).job
+            except (Damaged, Newer) as damage:
+                raise Internal(f"job {row.chunk.number[row.at]}: {damage}") from None
+        self.add_error(row, job)
+        return job
+
+    def ended(self, found: LiveJob | Finished | None) -> LiveJob | None:
+        """A finished job; one that ended before the last start is loaded while its segment is there."""
+        if not isinstance(found, Finished):
+            if found is not None and found.error_place >> 32 >= self.journal.oldest_segment:
+                self._read_error(found, found.error_place)
+                found.error_place = 0
+            return found
+        if found.place >> 32 < self.journal.oldest_segment:
+            return None
+        job = load(self.read(found.place, found.size), found.place).job
+        event = found.event
+        job.state, job.finished, job.attempt = State.DONE, event.at, event.attempt
+        job.prio, job.deaths = event.prio, event.deaths
+        job.outcome = event_options.decode(event.options or b"{}").outcome
+        if found.error_place:
+            self._read_error(job, found.error_place)
+        return job
+
+    def entry(self, row: Row, *, keep: bool = True) -> bytes:
+        """A job's entry, from memory or read back from its segment and verified.
+
+        Args:
+            row: the job's.
+            keep: whether it stays in memory; else it will not be needed again soon.
+
+        Raises:
+            DamagedJournal: the disk gave back something else.
+        """
+        chunk, at = row
+        number = chunk.number[at]
+        entry = self._entries.get(number)
+        if entry is None:
+            place = chunk.place[at]
+            entry = self.read(place, chunk.size[at])
+            if not keep:
+                self.journal.read_ahead(place >> 32, (place & 0xFFFFFFFF) + len(entry))
+        elif not keep:
+            self._forget_entry(number)
+        return entry
+
+    def read(self, place: int, size: int | None = None) -> bytes:
+        return self.journal.read(place >> 32, place & 0xFFFFFFFF, size)
+
+    def keep(self, first: int, parts: list[bytes], size: int) -> None:
+        """Keep entries in memory while the window has room: they are likely to be leased next.
+
+        Args:
+            first: the first one's job; the others' follow.
+            parts: the entries.
+            size: bytes of them all.
+        """
+        room = self._window - self.cached
+        if size <= room:
+            self._entries.update(zip(range(first, first + len(parts)), parts, strict=True))
+            self.cached += size
+            return
+        for number, entry in enumerate(parts, first):
+            room -= len(entry)
+            if room < 0:
+                break
+            self._entries[number] = entry
+            self.cached += len(entry)
+
+    def _forget_entry(self, number: int) -> None:
+        entry = self._entries.pop(number, None)
+        if entry is not None:
+            self.cached -= len(entry)
+
+    def add_error(self, row: Row, job: LiveJob) -> None:
+        """Complete a job by its last error, read back from the event it stands in, if it stands in one."""
+        if (pending := self._errors.get(job.number)) is not None:
+            self._set_error(job, pending[1])
+        elif place := row.chunk.error[row.at]:
+            self._read_error(job, place)
+
+    def _read_error(self, job: LiveJob, place: int) -> None:
+        self._set_error(job, event_options.decode(record.decode_event(self.read(place)).options))
+
+    @staticmethod
+    def _set_error(job: LiveJob, options: EventOptions) -> None:
+        job.error = options.error or job.error
+        job.leased = job.leased or options.leased
+
+    def unreadable(self, row: Row, damage: Exception) -> LiveJob:
+        """A job whose entry does not read back, buried, with what its row tells of it."""
+        chunk, at = row
+        number, index = chunk.number[at], self.index
+        job = index.leased.get(number) or LiveJob(
+            number,
+            index.type_of(row),
+            index.state_of(row),
+            index.prio_of(row),
+            0,
+            chunk.due[at],
+            chunk.due[at],
+            30_000,
+            chunk.place[at],
+            chunk.size[at],
+            0,
+            NO_OPTIONS,
+            chunk.attempt[at],
+            chunk.deaths[at],
+        )
+        now = self.now()
+        error = error_of(Reason(str(damage), "damaged"), now, "damaged")
+        if job.state is BURIED:
+            job.error = error
+        else:
+            same = {"attempt": job.attempt, "prio": job.prio, "deaths": job.deaths}
+            index.move(job, Event.BURY, due=now, delayed=False, error=error, outcome="", **same)
+        return job
+
+    def bury_unreadable(self, row: Row, damage: Exception) -> None:
+        """A payload that does not read back is never handed out, and its job is not lost silently (G6).
+
+        Nobody waits for the sync: :meth:`reserve` must not pause while it holds jobs that are neither queued
+        nor leased, and a crash that takes this back only makes the next one find the damage again.
+        """
+        sequence = self.journal.next_sequence
+        job = self.unreadable(row, damage)
+        options = EventOptions(error=job.error)
+        self._note_error(job.number, sequence, options)
+        text = msgspec.json.encode(options)
+        self.submit([self.event(Event.BURY, sequence, job, self.now(), job.due, text)])
+
+    # -- changes --------------------------------------------------------------------------------
+
+    @staticmethod
+    def event(kind: int, sequence: int, job: LiveJob, now: int, due: int, options: bytes = b"") -> bytes:
+        """An event entry with the job's values as they are now."""
+        return record.encode_event(
+            kind, sequence, 0, job.number, now, due, job.nonce, job.attempt, job.prio, job.deaths, options
+        )
+
+    def move(
+        self,
+        job: LiveJob,
+        event: Event,
+        sequence: int,
+        now: int,
+        *,
+        due: int | None = None,
+        attempt: int | None = None,
+        prio: int | None = None,
+        deaths: int | None = None,
+        error: dict[str, Any] | None = None,
+        outcome: str = "",
+    ) -> bytes:
+        """Apply an event to the index and return its entry; values not given stay as they are."""
+        nonce = job.nonce
+        due = now if due is None else due
+        options = EventOptions(outcome=outcome, error=error, leased=job.leased if error else 0)
+        if error is not None:
+            self._note_error(job.number, sequence, options)
+        self.index.move(
+            job,
+            event,
+            due=due,
+            delayed=due > now,
+            attempt=job.attempt if attempt is None else attempt,
+            prio=job.prio if prio is None else prio,
+            deaths=job.deaths if deaths is None else deaths,
+            error=error,
+            outcome=outcome,
+        )
+        text = msgspec.json.encode(options) if outcome or error else b""
+        return record.encode_event(
+            event, sequence, 0, job.number, now, due, nonce, job.attempt, job.prio, job.deaths, text
+        )
+
+    def finish(self, job: LiveJob, event: Event, now: int, outcome: str) -> None:
+        """A job ends: acked or deleted; its entry is the caller's."""
+        self._forget_entry(job.number)
+        self.index.finish(job, event, now, outcome)
+
+    async def append(self, parts: list[bytes], ready: Collection[str] = ()) -> None:
+        """Journal entries whose sequences count up from ``next_sequence``; returns when durable.
+
+        Args:
+            parts: the entries.
+            ready: types to tell of.
+        """
+        if not parts:
+            return
+        done = self.submit(parts)
+        if ready:
+            self.notify(list(ready))
+        await done
+
+    def submit(self, parts: list[bytes]) -> asyncio.Future[Location]:
+        """Journal entries; where the errors among them stand is noted when that is known."""
+        first = self.journal.take_sequences(len(parts))
+        if not self._failed:
+            return self.journal.append(parts, first)
+        failed, self._failed = self._failed, []
+        sizes = list(map(len, parts))
+
+        def place_errors(location: Location) -> None:
+            places = list(accumulate(sizes, initial=location.segment << 32 | location.offset))
+            for number, sequence in failed:
+                row = self.index.table.row(number)
+                if row is not None:
+                    row.chunk.error[row.at] = places[sequence - first]
+                if self._errors.get(number, (0,))[0] == sequence:
+                    del self._errors[number]
+
+        return self.journal.append(parts, first, place_errors)
+
+    def _note_error(self, number: int, sequence: int, options: EventOptions) -> None:
+        """A job's new last error, which the entry with this sequence holds, once that is submitted."""
+        self._errors[number] = (sequence, options)
+        self._failed.append((number, sequence))
+
+
+def error_of(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:
+    """A job's last error as shown.
+
+    Ensures: it can be written as JSON and fits an entry's options (65,535 bytes) even if JSON escapes every
+    character, which takes 6 bytes each.
+    """
+    if not isinstance(reason, Reason):
+        reason = Reason(reason or kind, kind)
+    error: dict[str, Any] = {
+        "message": _unicode(reason.message[:4000]),
+        "kind": _unicode((reason.kind or kind)[:200]),
+        "at": iso(now),
+    }
+    if reason.traceback:
+        error["traceback"] = _unicode(reason.traceback[-6000:])
+    return error
+
+
+def _unicode(text: str) -> str:
+    """The text without lone surrogates, which file names in exceptions may have."""
+    return text.encode("utf-8", "replace").decode()

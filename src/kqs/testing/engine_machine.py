@@ -1,0 +1,273 @@
+"""Random operations on an engine, restarts among them, against a model.
+
+::
+
+    TestMyEngine = engine_machine(MyHarness, settings(max_examples=300, stateful_step_count=50))
+
+The engine's time must be virtual. Operations fall on whole seconds and everything that time brings about on
+half ones, so that an engine may be a little late without a difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+from unittest import TestCase
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from kqs.core.job import PRIOS, NewJob
+from kqs.core.outcome import Settlement
+from kqs.core.retry import RetryPolicy
+from kqs.errors import Conflict, NotFound
+
+from .engine_model import Model, ModelJob
+from .engines.harness import EngineHarness, Queue, new_job
+
+T = TypeVar("T")
+
+TYPES = ("a", "b", "c")
+HOLDERS = ("w1", "w2")
+WAITS = st.sampled_from([0.5, 2.5, 7.5, 60.5])
+PAYLOADS = st.sampled_from(
+    [
+        (b"null", False),
+        (b'{"a": [1, 2.0]}', False),
+        (b"", True),
+        (bytes(range(256)), True),
+        (b"KFRM" * 700, True),
+        (b'"%s"' % (b"x" * 5000), False),
+    ]
+)
+PRIO = st.sampled_from(PRIOS)
+#: Counts back from the latest of a list; most often one of the last few.
+RECENT = st.one_of(st.integers(0, 3), st.integers(0, 60))
+
+
+def _job(type: str, payload: tuple[bytes, bool], prio: str, waits: tuple[float, ...], most: int) -> NewJob:
+    (data, binary), (delay, ttr, wait) = payload, waits
+    retry = RetryPolicy("fixed", base=wait, jitter=0)
+    return new_job(type, data, binary=binary, prio=prio, delay=delay, ttr=ttr, max_attempts=most, retry=retry)
+
+
+_jobs = st.builds(
+    _job,
+    st.sampled_from(TYPES),
+    PAYLOADS,
+    PRIO,
+    st.tuples(st.sampled_from([0.0, 0.0, 2.5, 60.5]), WAITS, WAITS),
+    st.sampled_from([0, 0, 1, 2, 4]),
+)
+_settlements = st.tuples(
+    RECENT,
+    st.sampled_from(["ok", "again", "fail", "release"]),
+    st.one_of(st.none(), st.just(0.0), WAITS),
+    st.one_of(st.none(), PRIO),
+)
+
+
+class EngineMachine(RuleBasedStateMachine):
+    """The rules; :func:`engine_machine` says which engine they are for."""
+
+    make_harness: Callable[[], EngineHarness]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.model = Model()
+        self.ids: list[str] = []
+        self.restarted = False
+        self.reasons = 0
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    @initialize()
+    def open(self) -> None:
+        self.harness = type(self).make_harness()
+        self.queue = Queue(self.harness, self.run(self.harness.make_engine()))
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "queue"):
+                self.run(self._compare())
+                self.run(self._finish_everything())
+        finally:
+            if hasattr(self, "harness"):
+                self.run(self.harness.close())
+            self.loop.close()
+
+    # -- rules ----------------------------------------------------------------------------------
+
+    @rule(jobs=st.lists(_jobs, min_size=1, max_size=5))
+    def put(self, jobs: list[NewJob]) -> None:
+        for id, job in zip(self.run(self.queue.put(*jobs)), jobs, strict=True):
+            assert id not in self.model.jobs, "an id was given twice"
+            assert job.options.retry is not None
+            self.ids.append(id)
+            delay = job.delay / 1e6
+            self.model.add(
+                ModelJob(
+                    id,
+                    len(self.ids),
+                    job.type,
+                    job.data,
+                    job.binary,
+                    job.prio,
+                    job.ttr / 1000,
+                    job.options.max_attempts,
+                    job.options.retry.base,
+                    "delayed" if delay else "ready",
+                    self.model.now + delay,
+                )
+            )
+
+    @rule(
+        types=st.frozensets(st.sampled_from((*TYPES, "none")), max_size=2),
+        limit=st.integers(1, 6),
+        holder=st.sampled_from(HOLDERS),
+        local=st.booleans(),
+    )
+    def reserve(self, types: frozenset[str], limit: int, holder: str, local: bool) -> None:
+        expected = self.model.next_ready(types, limit)
+        leases = self.run(self.queue.take(limit, types, holder=holder, local=local))
+        assert [lease.id for lease in leases] == [job.id for job in expected]
+        for lease, job in zip(leases, expected, strict=True):
+            assert lease.receipt not in self.model.receipts, "a receipt was given twice"
+            self.model.lease(job, lease.receipt, holder, local)
+            got = (lease.type, lease.data, lease.binary, lease.prio, lease.ttr, lease.attempt)
+            assert got == (job.type, job.data, job.binary, job.prio, job.ttr, job.attempt)
+
+    def _receipt(self, back: int) -> str:
+        receipts = self.model.receipts
+        return receipts[-1 - back % len(receipts)] if receipts else "none"
+
+    @rule(choices=st.lists(_settlements, min_size=1, max_size=4))
+    def settle(self, choices: list[tuple[int, Any, float | None, Any]]) -> None:
+        settlements = []
+        for back, outcome, delay, prio in choices:
+            self.reasons += 1
+            reason = f"reason {self.reasons}"
+            settlements.append(
+                Settlement(self._receipt(back), outcome, delay=delay, prio=prio, reason=reason)
+            )
+        refused = self.run(self.queue.engine.settle(settlements))
+        codes = {refusal.index: refusal.code for refusal in refused}
+        for index, settlement in enumerate(settlements):
+            assert codes.get(index) in self.model.settle(settlement)
+
+    @rule(backs=st.lists(RECENT, min_size=1, max_size=3))
+    def renew(self, backs: list[int]) -> None:
+        receipts = [self._receipt(back) for back in backs]
+        assert self.run(self.queue.engine.renew(receipts)) == [self.model.renew(r) for r in receipts]
+
+    @rule(backs=st.lists(RECENT, min_size=1, max_size=3), died=st.booleans())
+    def rescue(self, backs: list[int], died: bool) -> None:
+        self.reasons += 1
+        reason = f"reason {self.reasons}"
+        receipts = [self._receipt(back) for back in backs]
+        self.run(self.queue.engine.rescue(receipts, died=died, reason=reason))
+        for receipt in receipts:
+            self.model.rescue(receipt, died, reason)
+
+    @rule(verb=st.sampled_from(["kick", "bury", "delete"]), backs=st.lists(RECENT, min_size=1, max_size=3))
+    def control(self, verb: str, backs: list[int]) -> None:
+        ids = [self.ids[-1 - back % len(self.ids)] for back in backs] if self.ids else []
+        jobs = [self.model.jobs[id] for id in dict.fromkeys(ids)]
+        if all(self.model.allows(verb, job) for job in jobs):
+            assert self.run(self.queue.engine.control(verb, ids)) == len(jobs)
+            for job in jobs:
+                self.model.control(verb, job)
+        else:
+            allowed = (Conflict, NotFound) if any(job.state == "done" for job in jobs) else (Conflict,)
+            with pytest.raises(allowed):
+                self.run(self.queue.engine.control(verb, ids))
+
+    @rule(seconds=st.one_of(st.integers(1, 10), st.sampled_from([70, 86400])))
+    def advance(self, seconds: int) -> None:
+        told = self.run(self.queue.advance(seconds))
+        assert sorted(expired.receipt for expired in told) == sorted(self.model.advance(seconds))
+
+    @rule(way=st.sampled_from(["restart", "crash"]))
+    def restart(self, way: str) -> None:
+        self.restarted = True
+        self.run(self.queue.restart(way))
+        told = self.model.restart()
+        assert sorted(expired.receipt for expired in self.queue.engine.tick()) == sorted(told)
+        self.run(self._compare())
+
+    # -- comparing ------------------------------------------------------------------------------
+
+    @invariant()
+    def figures_agree(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        counts, engine = self.queue.counts(), self.queue.engine
+        for state in ("delayed", "ready", "reserved", "buried", "done"):
+            if state != "done" or not self.restarted:  # what is done may be forgotten by a restart
+                assert counts[state] == len(self.model.in_state(state)), state
+        ready = [job.type for job in self.model.in_state("ready")]
+        assert engine.ready_types() == {type_: ready.count(type_) for type_ in set(ready)}
+        for holder in HOLDERS:
+            held = [r for r, job in self.model.leased.items() if job.lease and job.lease.holder == holder]
+            assert engine.held_by(holder) == held
+        self._check_wake()
+
+    def _check_wake(self) -> None:
+        """The engine wants to be woken in time for what comes next."""
+        times = [job.due for job in self.model.in_state("delayed")]
+        times += [job.lease.expires for job in self.model.leased.values() if job.lease and not job.lease.told]
+        if times:
+            wake = self.queue.engine.next_wake()
+            assert wake is not None
+            assert (wake - self.harness.now()) / 1e6 <= min(times) - self.model.now + self.harness.slack
+
+    async def _compare(self) -> None:
+        """Every job is as the model says."""
+        views = {view["id"]: view for view in await self.queue.everything()}
+        assert list(views) == [job.id for job in self.model.jobs.values() if job.state != "done"]
+        for id, view in views.items():
+            job = self.model.jobs[id]
+            got = (view["state"], view["type"], view["attempt"], view["prio"], view.get("deaths", 0))
+            assert got == (job.state, job.type, job.attempt, PRIOS[job.prio], job.deaths)
+            message = view.get("last_error", {}).get("message")
+            assert (message is None) == (job.error is None)
+            assert job.error is None or job.error in message
+            assert view.get("leased_by") == (job.lease.holder if job.lease else None)
+
+    async def _finish_everything(self) -> None:
+        """Whatever has happened, every job that is not done can be run to its end, in order."""
+        engine, model = self.queue.engine, self.model
+        await engine.rescue(list(model.leased), reason="the end")
+        for receipt in list(model.leased):
+            model.rescue(receipt, False, "the end")
+        stuck = model.in_state("buried", "delayed")
+        assert await engine.control("kick", [job.id for job in stuck]) == len(stuck)
+        for job in stuck:
+            model.control("kick", job)
+        expected = model.next_ready(frozenset(), len(model.jobs))
+        leases = await self.queue.take(len(model.jobs) + 1)
+        assert [(lease.id, lease.data) for lease in leases] == [(job.id, job.data) for job in expected]
+        assert await engine.settle([Settlement(lease.receipt, "ok") for lease in leases]) == []
+        assert await self.queue.everything() == []
+
+
+def engine_machine(make_harness: Callable[[], EngineHarness], config: settings) -> type[TestCase]:
+    """The machine for one engine, as a test case.
+
+    Args:
+        make_harness: makes a harness with new, empty data.
+        config: how many examples, of how many steps.
+    """
+
+    class Machine(EngineMachine):
+        pass
+
+    Machine.make_harness = staticmethod(make_harness)
+    Machine.TestCase.settings = config
+    case: type[TestCase] = Machine.TestCase
+    return case

@@ -1,0 +1,187 @@
+"""What an engine does, as a dict of jobs and nothing else: the oracle of ``engine_machine``.
+
+Written from the port and the calls, not from any engine's code. Times are seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from kqs.core.job import PRIOS
+from kqs.core.outcome import Settlement
+
+POISON_DEATHS = 3
+
+
+@dataclass
+class ModelLease:
+    """A lease that is out."""
+
+    receipt: str
+    holder: str
+    local: bool
+    expires: float
+    told: bool = False
+
+
+@dataclass
+class ModelJob:
+    """A job; ``wait`` is its fixed retry delay."""
+
+    id: str
+    order: int
+    type: str
+    data: bytes
+    binary: bool
+    prio: int
+    ttr: float
+    max_attempts: int
+    wait: float
+    state: str
+    due: float
+    attempt: int = 0
+    deaths: int = 0
+    error: str | None = None
+    lease: ModelLease | None = None
+
+
+@dataclass
+class Model:
+    """All jobs by id, all receipts that were ever given, and the time."""
+
+    now: float = 0
+    jobs: dict[str, ModelJob] = field(default_factory=dict)
+    receipts: list[str] = field(default_factory=list)
+    #: What a receipt was settled with; forgotten over a restart, when either answer is right.
+    settled: dict[str, str] = field(default_factory=dict)
+    earlier: dict[str, str] = field(default_factory=dict)
+    leased: dict[str, ModelJob] = field(default_factory=dict)
+
+    def in_state(self, *states: str) -> list[ModelJob]:
+        return [job for job in self.jobs.values() if job.state in states]
+
+    def next_ready(self, types: frozenset[str], limit: int) -> list[ModelJob]:
+        """Whose turn it is."""
+        ready = [job for job in self.in_state("ready") if not types or job.type in types]
+        return sorted(ready, key=lambda job: (job.prio, job.order))[:limit]
+
+    # -- what happens ---------------------------------------------------------------------------
+
+    def add(self, job: ModelJob) -> None:
+        self.jobs[job.id] = job
+
+    def lease(self, job: ModelJob, receipt: str, holder: str, local: bool) -> None:
+        job.state = "reserved"
+        job.attempt += 1
+        job.lease = ModelLease(receipt, holder, local, self.now + job.ttr)
+        self.receipts.append(receipt)
+        self.leased[receipt] = job
+
+    def _end_lease(self, job: ModelJob, state: str, outcome: str | None = None) -> None:
+        if job.lease is not None:
+            if outcome is not None:
+                self.settled[job.lease.receipt] = outcome
+            del self.leased[job.lease.receipt]
+        job.lease = None
+        job.state = state
+
+    def _back(self, job: ModelJob, wait: float, outcome: str | None = None) -> None:
+        self._end_lease(job, "delayed" if wait > 0 else "ready", outcome)
+        job.due = self.now + wait
+
+    def settle(self, settlement: Settlement) -> set[str | None]:
+        """Apply one settlement; returns the answers that are right (None: not refused)."""
+        job = self.leased.get(settlement.receipt)
+        outcome = settlement.outcome
+        if job is None:
+            if self.settled.get(settlement.receipt) == outcome:
+                return {None}
+            if self.earlier.get(settlement.receipt) == outcome:
+                return {None, "stale_receipt"}
+            return {"stale_receipt"}
+        if outcome == "ok":
+            self._end_lease(job, "done", outcome)
+        elif outcome == "release":
+            job.attempt -= 1
+            self._change_prio(job, settlement)
+            self._back(job, settlement.delay or 0, outcome)
+        else:
+            job.error = str(settlement.reason)
+            if outcome == "fail" or (job.max_attempts and job.attempt >= job.max_attempts):
+                self._end_lease(job, "buried", outcome)
+            else:
+                self._change_prio(job, settlement)
+                self._back(job, job.wait if settlement.delay is None else settlement.delay, outcome)
+        return {None}
+
+    @staticmethod
+    def _change_prio(job: ModelJob, settlement: Settlement) -> None:
+        if settlement.prio is not None:
+            job.prio = PRIOS.index(settlement.prio)
+
+    def renew(self, receipt: str) -> bool:
+        job = self.leased.get(receipt)
+        if job is None or job.lease is None:
+            return False
+        job.lease.expires = self.now + job.ttr
+        job.lease.told = False
+        return True
+
+    def rescue(self, receipt: str, died: bool, reason: str) -> None:
+        job = self.leased.get(receipt)
+        if job is None:
+            return
+        job.error = reason
+        if died:
+            job.deaths += 1
+        poison = died and job.deaths >= POISON_DEATHS
+        if poison or (job.max_attempts and job.attempt >= job.max_attempts):
+            self._end_lease(job, "buried")
+        else:
+            self._back(job, job.wait if died else 0)
+
+    def allows(self, verb: str, job: ModelJob) -> bool:
+        """Whether a verb of ``control`` fits the job's state."""
+        return (
+            job.state
+            in {
+                "kick": ("delayed", "buried"),
+                "bury": ("delayed", "ready", "reserved"),
+                "delete": ("delayed", "ready", "reserved", "buried"),
+            }[verb]
+        )
+
+    def control(self, verb: str, job: ModelJob) -> None:
+        if verb == "kick":
+            self._end_lease(job, "ready")
+        elif verb == "bury":
+            job.error = "buried by hand"
+            self._end_lease(job, "buried")
+        else:
+            self._end_lease(job, "done")
+
+    def advance(self, seconds: float) -> list[str]:
+        """Let time pass; returns the receipts of the leases that end and were not told yet."""
+        self.now += seconds
+        for job in self.in_state("delayed"):
+            if job.due <= self.now:
+                job.state = "ready"
+        told = []
+        for job in self.in_state("reserved"):
+            assert job.lease is not None
+            if job.lease.expires <= self.now and not job.lease.told:
+                job.lease.told = True
+                told.append(job.lease.receipt)
+        return told
+
+    def restart(self) -> list[str]:
+        """The server stops and starts; returns the leases that are told (again) at once."""
+        self.earlier.update(self.settled)
+        self.settled.clear()
+        for job in self.in_state("reserved"):
+            assert job.lease is not None
+            job.lease.told = False
+            if job.lease.local:
+                job.attempt -= 1
+                self._back(job, 0)
+        return self.advance(0)

@@ -1,0 +1,50 @@
+"""The conformance suite every engine passes: what :class:`kqs.ports.Engine` means, as tests.
+
+To test an engine, write an :class:`EngineHarness` for it and, in a test module::
+
+    from kqs.testing.engines import EngineSuite
+
+    class TestMyEngine(EngineSuite):
+        @pytest_asyncio.fixture
+        async def harness(self):
+            harness = MyHarness()
+            yield harness
+            await harness.close()
+
+The cases are split by verb: ``put reserve settle renew rescue control inspect time restart``. A case that
+needs a capability the engine does not declare is skipped. ``kqs.testing.engine_machine`` goes further, with
+random operations against a model.
+"""
+
+import pytest
+
+_PARTS = ("harness", "control", "inspect", "put", "renew", "rescue", "reserve", "restart", "settle", "time")
+pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
+
+from .control import ControlCases  # noqa: E402
+from .harness import EngineHarness, Queue, new_job  # noqa: E402
+from .inspect import InspectCases  # noqa: E402
+from .put import PutCases  # noqa: E402
+from .renew import RenewCases  # noqa: E402
+from .rescue import RescueCases  # noqa: E402
+from .reserve import ReserveCases  # noqa: E402
+from .restart import RestartCases  # noqa: E402
+from .settle import SettleCases  # noqa: E402
+from .time import TimeCases  # noqa: E402
+
+
+class EngineSuite(
+    PutCases,
+    ReserveCases,
+    SettleCases,
+    RenewCases,
+    RescueCases,
+    ControlCases,
+    InspectCases,
+    TimeCases,
+    RestartCases,
+):
+    """All cases. A subclass named ``Test..`` gives the fixture ``harness``."""
+
+
+__all__ = ["EngineHarness", "EngineSuite", "Queue", "new_job"]

@@ -1,0 +1,103 @@
+"""What an attempt came to: exceptions, exit statuses, settlements."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from kqs.core.outcome import OK, Again, Attempted, Fail, Reason, Settlement, exit_outcome
+from kqs.errors import KQSError
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "reason"),
+    [
+        (0, "ok", None),
+        (75, "again", "exit status 75 (try again later)"),
+        (111, "again", "exit status 111 (try again later)"),
+        (100, "fail", "exit status 100 (failed for good)"),
+        (1, "again", "exit status 1"),
+        (2, "again", "exit status 2"),
+        (99, "again", "exit status 99"),
+        (101, "again", "exit status 101"),
+        (127, "again", "exit status 127"),
+        (137, "again", "exit status 137"),
+        (255, "again", "exit status 255"),
+        (-9, "again", "killed by signal 9"),
+        (-11, "again", "killed by signal 11"),
+        (-75, "again", "killed by signal 75"),
+        (-100, "again", "killed by signal 100"),
+    ],
+)
+def test_exit_status(status: int, outcome: str, reason: str | None) -> None:
+    assert exit_outcome(status) == (outcome, reason)
+
+
+def test_every_exit_status_has_an_outcome() -> None:
+    outcomes = {status: exit_outcome(status)[0] for status in range(-64, 256)}
+    assert [status for status, outcome in outcomes.items() if outcome == "ok"] == [0]
+    assert [status for status, outcome in outcomes.items() if outcome == "fail"] == [100]
+
+
+def test_again_and_fail_carry_what_the_handler_said() -> None:
+    assert (str(Again("busy", delay=2.5)), Again("busy", delay=2.5).delay) == ("busy", 2.5)
+    assert (Again().reason, Again().delay) == ("", None)
+    assert (str(Fail("bad file")), Fail("bad file").reason) == ("bad file", "bad file")
+    assert issubclass(Again, KQSError)
+    assert issubclass(Fail, KQSError)
+    assert not issubclass(Again, Fail)
+
+
+def test_an_attempt_becomes_its_settlement() -> None:
+    assert OK.settlement("1-1-a") == Settlement("1-1-a", "ok")
+    reason = Reason("no such file", "FileNotFoundError")
+    settled = Attempted("again", 5.0, reason).settlement("1-2-b")
+    assert settled == Settlement("1-2-b", "again", delay=5.0, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("settlement", "wire"),
+    [
+        (Settlement("r", "ok"), b'{"receipt":"r","outcome":"ok"}'),
+        (Settlement("r", "ok", result=[1]), b'{"receipt":"r","outcome":"ok","result":[1]}'),
+        (
+            Settlement("r", "again", delay=1.5, prio="low"),
+            b'{"receipt":"r","outcome":"again","delay":1.5,"prio":"low"}',
+        ),
+        (Settlement("r", "fail", reason="why"), b'{"receipt":"r","outcome":"fail","reason":"why"}'),
+        (
+            Settlement("r", "fail", reason=Reason("why", "E")),
+            b'{"receipt":"r","outcome":"fail","reason":{"message":"why","kind":"E"}}',
+        ),
+        (Settlement("r", "release"), b'{"receipt":"r","outcome":"release"}'),
+    ],
+)
+def test_settlement_both_ways(settlement: Settlement, wire: bytes) -> None:
+    assert msgspec.json.encode(settlement) == wire
+    assert msgspec.json.decode(wire, type=Settlement) == settlement
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b"{}",
+        b'{"receipt":"r"}',
+        b'{"outcome":"ok"}',
+        b'{"receipt":1,"outcome":"ok"}',
+        b'{"receipt":"r","outcome":"done"}',
+        b'{"receipt":"r","outcome":"OK"}',
+        b'{"receipt":"r","outcome":null}',
+        b'{"receipt":"r","outcome":"again","delay":-1}',
+        b'{"receipt":"r","outcome":"again","delay":true}',
+        b'{"receipt":"r","outcome":"again","delay":1e999}',
+        b'{"receipt":"r","outcome":"again","prio":"top"}',
+        b'{"receipt":"r","outcome":"fail","reason":5}',
+        b'{"receipt":"r","outcome":"fail","reason":{"kind":"E"}}',
+        b'{"receipt":"r","outcome":"fail","reason":{"message":"m","zzz":1}}',
+        b'{"receipt":"r","outcome":"fail","reason":"%b"}' % (b"x" * 65537),
+        b'{"receipt":"r","outcome":"ok","zzz":1}',
+    ],
+)
+def test_other_settlements_are_refused(bad: bytes) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(bad, type=Settlement)
