@@ -163,6 +163,6 @@ def test_the_same_type_twice_is_refused(start: Any) -> None:
 
 def test_declaring_twice_is_refused() -> None:
     app = App()
-    app.job("x")(len)
+    app.job("x")(lambda: None)
     with pytest.raises(ConfigError, match="declared twice"):
-        app.job("x")(len)
+        app.job("x")(lambda: None)

@@ -207,6 +207,17 @@ def test_a_stopped_worker_is_ended_by_the_ttr_of_its_job(start: Start) -> None:
     assert in_state(client, id, "done")["last_error"]["kind"] == "ttr"
 
 
+def test_a_stopped_worker_that_never_started_its_job_is_replaced(start: Start) -> None:
+    server, client = serve(start)
+    server.wait_for_workers()
+    (pid,) = [worker["pid"] for worker in client.stats()["workers"] if worker["pool"] == "default"]
+    psutil.Process(pid).suspend()
+    id = client.insert("note", ttr=1)
+    server.stdout.wait_for(f"note began {id}")
+    assert in_state(client, id, "done")["attempt"] == 1
+    until(lambda: gone(pid), "the stopped worker to be ended")
+
+
 def test_workers_die_with_the_server(start: Start) -> None:
     server, client = serve(start, processes=2)
     id = client.insert("hold", "go")

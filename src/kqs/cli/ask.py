@@ -36,7 +36,11 @@ def _value(text: str, name: str) -> Any:
 
 
 def _print_json(value: Any) -> None:
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    # msgspec escapes only what JSON demands; the terminal obeys more (U+009B is a CSI).
+    click.echo(
+        "".join(c if c.isprintable() or c == "\n" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
+    )
 
 
 @click.command()
@@ -111,7 +115,7 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(answer)
         return
-    console = Console(markup=False)
+    console = Console(markup=False, emoji=False)
     process, journal = answer["process"], answer["journal"]
     console.print(
         f"{answer['name']}: engine {answer['engine']}, process {process['pid']}, "
@@ -188,7 +192,7 @@ def jobs(
             str(one["size"]),
             harmless(error[:60]),
         )
-    Console(markup=False).print(table)
+    Console(markup=False, emoji=False).print(table)
     if "next" in page:
         click.echo(f"more: --after {page['next']}")
 

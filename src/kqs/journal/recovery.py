@@ -164,6 +164,14 @@ def read_only(disk: Disk, directory: str, apply: Apply) -> None:
         following = scan.next_sequence
         if info is not manifest.segments[-1]:
             scan.check_sealed()
+    try:
+        scan.torn_tail()
+    except DamagedJournal:
+        # Beside a running server that may have been read while it was written: is it there now?
+        again = _Scan(disk, f"{directory}/journal", manifest, info)
+        again.run(lambda *_entry: None, info.first_sequence)
+        if again.end == scan.end:
+            raise
 
 
 class _Scan:

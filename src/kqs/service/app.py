@@ -219,12 +219,18 @@ class Service:
     # -- running --------------------------------------------------------------------------------
 
     async def _tick(self) -> None:
-        """Release delays, take expired leases back, collect orphans."""
-        next_collection = monotonic()
+        """Release delays, take expired leases back, look for work, collect orphans."""
+        next_collection = next_look = monotonic()
         while True:
             try:
+                expired: dict[float, list[str]] = {}
                 for lease in await self._workers.look_after(self._engine.tick()):
-                    await self._engine.rescue([lease.receipt], reason=f"ttr of {lease.ttr:g} s exceeded")
+                    expired.setdefault(lease.ttr, []).append(lease.receipt)
+                for ttr, receipts in expired.items():
+                    await self._engine.rescue(receipts, reason=f"ttr of {ttr:g} s exceeded")
+                if monotonic() >= next_look:
+                    next_look = monotonic() + min(1.0, self._config.health.stall / 4)
+                    self._look_for_work()
                 if monotonic() >= next_collection:
                     next_collection = monotonic() + ORPHAN_GRACE
                     await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
@@ -247,14 +253,19 @@ class Service:
         return {
             type_: count
             for type_, count in self._engine.ready_types().items()
-            if type_ in local or self._dispatch.waits_for(type_)
+            if type_ in local or self._dispatch.serves(type_)
         }
 
-    def _health(self) -> dict[str, Any]:
+    def _look_for_work(self) -> dict[str, int]:
+        """:meth:`_eligible`, remembering when there was last nothing: only work that waits can stall."""
         eligible = self._eligible()
-        now = monotonic()
         if not eligible:
-            self._idle_since = now
+            self._idle_since = monotonic()
+        return eligible
+
+    def _health(self) -> dict[str, Any]:
+        eligible = self._look_for_work()
+        now = monotonic()
         free, total = RealDisk().free(self._data)
         facts = HealthFacts(
             accepting=self._engine.journal.accepting,

@@ -412,6 +412,8 @@ class Desk:
         lost: list[str] = []
         for receipt, is_current in zip(argument.receipts, current, strict=True):
             (renewed if is_current else lost).append(receipt)
+        if renewed:
+            self.progressed = monotonic()  # a long attempt that goes on
         return _encode({"renewed": renewed, "lost": lost, "cancelled": []})
 
     async def _job(self, connection: Connection, request: Request, raw: bytes) -> bytes:

@@ -108,8 +108,8 @@ class HealthConfig(_Table, frozen=True):
     """When ``health`` is not ok.
 
     Attributes:
-        stall: seconds in which something must complete while there is work and a worker for it (longer when a
-            running job's ttr is longer).
+        stall: seconds in which an attempt must end or be renewed while there is work and a worker for it
+            (longer when a running job's ttr is longer).
         disk_free: share of the data directory's file system that must stay free.
     """
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Collection
 
 from ..ports import Engine, Lease
+
+#: Stands for "all types" among types, which are never empty.
+_ANY = ""
 
 
 class _Waiter:
@@ -35,6 +39,8 @@ class Dispatch:
         self._engine = engine
         self._waiting: dict[_Waiter, None] = {}
         self._of: dict[object, set[_Waiter]] = {}
+        self._asked: dict[object, frozenset[str]] = {}
+        self._served: Counter[str] = Counter()
         self.draining = False
         engine.on_ready(self.wake)
 
@@ -57,6 +63,7 @@ class Dispatch:
             asker: who to name to :meth:`dismiss` when nobody is there any more.
             holder, local: see :meth:`kqs.ports.Engine.reserve`.
         """
+        self._note(asker, types)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait
         while True:
@@ -107,9 +114,25 @@ class Dispatch:
                 if types and not rest:
                     return
 
-    def waits_for(self, type_: str) -> bool:
-        """Whether a worker is waiting for jobs of this type."""
-        return any(not waiter.types or type_ in waiter.types for waiter in self._waiting)
+    def _note(self, asker: object, types: frozenset[str]) -> None:
+        """Remember what this asker serves."""
+        if self._asked.get(asker) != types:
+            self._forget(asker)
+            self._asked[asker] = types
+            self._served.update(types or (_ANY,))
+
+    def _forget(self, asker: object) -> None:
+        types = self._asked.pop(asker, None)
+        if types is None:
+            return
+        for type_ in types or (_ANY,):
+            self._served[type_] -= 1
+            if not self._served[type_]:
+                del self._served[type_]
+
+    def serves(self, type_: str) -> bool:
+        """Whether a worker is connected that asked for jobs of this type, busy or not."""
+        return type_ in self._served or _ANY in self._served
 
     @property
     def waiting(self) -> int:
@@ -117,6 +140,7 @@ class Dispatch:
 
     def dismiss(self, asker: object) -> None:
         """Nobody is there to take a job: the waiting reserves of this asker get nothing, now."""
+        self._forget(asker)
         for waiter in self._of.get(asker, ()):
             waiter.wake(False)
 

@@ -177,6 +177,7 @@ class Connection(asyncio.Protocol):
         for task in self.tasks:
             task.cancel()
         self._transport = None
+        self._server.desk.ended(self)
         self._server.left(self)
 
     @property

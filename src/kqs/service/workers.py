@@ -38,6 +38,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _LIVED = 10.0
 #: Leases a busy worker has not come to are taken back when the running attempt is this old, seconds.
 REVOKE = 0.1
+#: A worker that holds a lease for a ttr of this many seconds or more, and starts nothing, is replaced.
+STUCK = 1.0
 #: How often a worker is told to stop, until it does, seconds.
 AGAIN = 0.5
 
@@ -251,6 +253,8 @@ class LocalWorkers:
                 await worker.kill(f"ttr of {lease.ttr:g} s exceeded")
             elif worker.process is not None:
                 unstarted.append(Settlement(lease.receipt, "release"))
+                if not worker.running and lease.ttr >= STUCK:
+                    await worker.kill()  # all that time it had work, and did nothing
         if unstarted:
             await self._engine.settle(unstarted)
         for worker in self._workers.values():
@@ -298,10 +302,10 @@ def _kill_tree(pid: int) -> None:
         parent = psutil.Process(pid)
         parent.suspend()
         tree = [*parent.children(recursive=True), parent]
-    except psutil.NoSuchProcess:
+    except psutil.Error:
         return
     for process in tree:
         try:
             process.kill()
-        except psutil.NoSuchProcess:
+        except psutil.Error:
             pass
