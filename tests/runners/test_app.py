@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from kqs.client import App, Client
 from kqs.errors import ConfigError
-from tests.support import TESTS, ServerProcess, until
+from tests.support import TESTS, ServerProcess, kqs, until
 
 CONFIG = """
 [pools.default]
@@ -155,10 +156,11 @@ def test_a_task_left_behind_holds_nothing_up(running: ServerProcess, client: Cli
     assert ended(client, client.insert("later", {"seconds": 0}))["outcome"] == "ok"
 
 
-def test_the_same_type_twice_is_refused(start: Any) -> None:
-    config = '[handlers.add]\npython = "jobs:note"\n'
-    with pytest.raises(AssertionError, match="has a handler in the config and one in --app shop:app"):
-        start(config, "--app", "shop:app")
+def test_the_same_type_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kqs.toml").write_text('[handlers.add]\npython = "jobs:note"\n')
+    done = kqs("config", "check", "--app", "shop:app", cwd=tmp_path)
+    assert done.status == 2
+    assert done.err == "kqs: job type 'add' has a handler in the config and one in --app shop:app\n"
 
 
 def test_declaring_twice_is_refused() -> None:

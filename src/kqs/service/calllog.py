@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import os
 from collections.abc import Callable
-from logging.handlers import RotatingFileHandler
+from itertools import pairwise
+from typing import BinaryIO
 
 import msgspec
 
@@ -24,14 +25,12 @@ class CallLog:
     def __init__(self, directory: str, config: CallLogConfig, random: Callable[[], float]) -> None:
         self._config = config
         self._random = random
+        self._path = f"{directory}/log/calls.jsonl"
         os.makedirs(f"{directory}/log", mode=0o700, exist_ok=True)
-        self._file = RotatingFileHandler(
-            f"{directory}/log/calls.jsonl",
-            maxBytes=config.max_bytes,
-            backupCount=config.keep,
-            encoding="utf-8",
-            delay=True,
-        )
+        self._file: BinaryIO | None = None
+        self._size = 0
+        #: Lines that could not be written: a full disk stops the log, not the server.
+        self.lost = 0
 
     def note(
         self,
@@ -74,17 +73,39 @@ class CallLog:
         }
         if times > 1:
             entry["calls"] = times
-        self._write(msgspec.json.encode(entry).decode())
+        self._write(msgspec.json.encode(entry) + b"\n")
 
-    def _write(self, line: str) -> None:
-        # logging's own record machinery would format, lock and look up handlers for every line.
-        handler = self._file
-        if handler.stream is None:
-            handler.stream = handler._open()
-        if handler.maxBytes and handler.stream.tell() + len(line) >= handler.maxBytes:
-            handler.doRollover()
-        handler.stream.write(line + "\n")
-        handler.stream.flush()
+    def _write(self, line: bytes) -> None:
+        try:
+            if self._file is not None and self._size + len(line) > self._config.max_bytes:
+                self._rotate()
+            if self._file is None:
+                self._open()
+            if self._file is not None:
+                self._file.write(line)
+                self._size += len(line)
+        except OSError:
+            self.lost += 1
+            self.close()  # and try again with the next line
+
+    def _open(self) -> None:
+        self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - kept open
+        self._size = os.fstat(self._file.fileno()).st_size
+
+    def _rotate(self) -> None:
+        """``calls.jsonl`` becomes ``calls.jsonl.1``, that becomes ``.2``, and the oldest goes."""
+        self.close()
+        names = [self._path, *(f"{self._path}.{number}" for number in range(1, self._config.keep + 1))]
+        if len(names) == 1:
+            os.unlink(self._path)
+        for newer, older in reversed(list(pairwise(names))):
+            if os.path.exists(newer):
+                os.replace(newer, older)
 
     def close(self) -> None:
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            try:
+                file.close()
+            except OSError:
+                pass
