@@ -1,9 +1,10 @@
 """A long backlog: memory a job, insert rate as it grows, and the time a restart with it takes.
 
-    python bench/backlog.py [--jobs 10000000] [--directory DIR]
+    python bench/backlog.py [--jobs 10000000] [--dir DIR]
 
-Jobs of 100 bytes are inserted in calls of 1,000 over one connection. Resident memory is the server
-process's, as its ``stats`` tell it.
+Jobs of 100 bytes are inserted in calls of 1,000 over one connection. After every tenth of them the same sample
+is inserted in turn into this server and into a new one without a backlog; the ratio is the median of these
+pairs. Resident memory is the server process's, as its ``stats`` tell it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import socket
+import statistics
 import tempfile
 import time
 from typing import Any
@@ -21,6 +23,8 @@ from kqs.client import Client
 
 BATCH = 1000
 WINDOW = 8
+SAMPLE = 200  # batches
+PAIRS = 3
 PAYLOAD = '{"x":"' + "a" * 92 + '"}'
 
 
@@ -53,24 +57,36 @@ def first_job(port: int) -> None:
         assert client.call("reserve", {"wait": 30})["jobs"]
 
 
+def compare(port: int, folder: str | None) -> tuple[float, float]:
+    """Insert rates of the server with the backlog and of a new one, one after the other, medians of pairs."""
+    long: list[float] = []
+    empty: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="bench-empty-", dir=folder) as data, servers.kqs_on(data) as new:
+        insert(new.port, 20)  # warm
+        for _ in range(PAIRS):
+            long.append(insert(port, SAMPLE))
+            empty.append(insert(new.port, SAMPLE))
+    return statistics.median(long), statistics.median(
+        mine / other for mine, other in zip(long, empty, strict=True)
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--jobs", type=int, default=10_000_000)
-    parser.add_argument("--directory", default=None, help="where the data goes")
+    parser.add_argument("--dir", default=None, help="where the data goes")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-backlog-", dir=arguments.directory) as data:
+    with tempfile.TemporaryDirectory(prefix="bench-backlog-", dir=arguments.dir) as data:
         print(machine.describe(data))
-        step = max(BATCH, arguments.jobs // 10)
-        print(f"{'jobs':>12} {'inserts/s':>10} {'of the first':>12} {'resident MB':>12} {'estimated MB':>12}")
+        fill = max(0, arguments.jobs // 10 // BATCH - PAIRS * SAMPLE)
+        print(f"{'jobs':>12} {'inserts/s':>10} {'of an empty':>12} {'resident MB':>12} {'estimated MB':>12}")
         with servers.kqs_on(data) as server:
-            insert(server.port, 20)  # warm
-            first = 0.0
             for _ in range(10):
-                rate = insert(server.port, step // BATCH)
-                first = first or rate
+                insert(server.port, fill)
+                rate, ratio = compare(server.port, arguments.dir)
                 now = stats(server.port)
                 print(
-                    f"{now['jobs']['ready']:>12,} {rate:>10,.0f} {rate / first:>12.2f} "
+                    f"{now['jobs']['ready']:>12,} {rate:>10,.0f} {ratio:>12.2f} "
                     f"{now['process']['rss_bytes'] / 1e6:>12.0f} {now['memory']['bytes'] / 1e6:>12.0f}",
                     flush=True,
                 )
