@@ -42,7 +42,7 @@ def cat(data: str, number: int | None) -> None:
     place when the journal is damaged.
     """
     from ..journal.disk import RealDisk
-    from ..journal.recovery import each_entry, read_only
+    from ..journal.scan import each_entry, read_only
 
     def show(kind: int, entry: bytes, segment: int, offset: int) -> None:
         line: dict[str, Any] = {"segment": segment, "offset": offset, "kind": _KINDS.get(kind, kind)}
