@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from ...core import record
 from ...core.job import NO_OPTIONS, JobOptions
-from ...core.lifecycle import Event, State, step
+from ...core.lifecycle import Event, State, step, step_after_loss
 from ...core.record import Damaged, EventRecord, Frame, Newer
 from ...errors import Conflict
 from .index import DELAYED, HISTORY, READY, RESERVED, SETTLED, Finished, Index
@@ -43,7 +43,18 @@ class EventOptions(Struct, omit_defaults=True):
     leased: int = 0
 
 
+class MarkOptions(Struct, forbid_unknown_fields=True):
+    """What a mark entry says of the journal (ADR 0008).
+
+    Attributes:
+        lost: the sequences that a repair found lost here, first and last; None: it is not known how many.
+    """
+
+    lost: tuple[int, int | None]
+
+
 event_options = msgspec.json.Decoder(EventOptions)
+_mark_options = msgspec.json.Decoder(MarkOptions)
 NO_EVENT_OPTIONS = EventOptions()
 _MOVES = {int(event): event for event in (Event.RETRY, Event.BURY, Event.RELEASE, Event.KICK, Event.RESCUE)}
 READY_, DELAYED_ = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
@@ -64,6 +75,7 @@ class Replay:
         self._leases: dict[int, EventRecord] = {}
         self._settled: deque[tuple[EventRecord, EventRecord]] = deque(maxlen=SETTLED)
         self._finished: deque[Finished] = deque(maxlen=HISTORY)
+        self._step = step
 
     def frame(self, data: bytes, frame: Frame, segment: int) -> None:
         """Apply one verified frame.
@@ -175,8 +187,18 @@ class Replay:
             self._index.restore(job)
         elif kind == record.KEYS:
             self._keys.carried(record.decode_keys(entry), segment)
+        elif kind == record.MARK:
+            self._mark(record.decode_mark(entry))
         else:
             raise Newer(f"entry kind {kind}")
+
+    def _mark(self, options: bytes) -> None:
+        """Entries before this one are lost: the events behind it are believed as they are."""
+        try:
+            _mark_options.decode(options)
+        except msgspec.MsgspecError as error:
+            raise Newer(f"a mark of another kind: {error}") from None
+        self._step = step_after_loss
 
     def _event(self, event: EventRecord, place: int) -> None:
         row = self._index.table.row(event.job)
@@ -192,7 +214,7 @@ class Replay:
         if event.kind == record.LEASE:
             if state is DELAYED:
                 state = READY  # its time had come
-            self._set(row, meta, step(state, Event.LEASE))
+            self._set(row, meta, self._step(state, Event.LEASE))
             row.chunk.attempt[row.at] = event.attempt
             self._leases[event.job] = event
         elif event.kind in _ENDS:
@@ -226,14 +248,14 @@ class Replay:
 
     def _end(self, event: EventRecord, row: Row, state: State) -> None:
         index = self._index
-        self._set(row, row.chunk.meta[row.at], step(state, Event(event.kind)))
+        self._set(row, row.chunk.meta[row.at], self._step(state, Event(event.kind)))
         chunk, at = row
         self._finished.append(Finished(event.job, chunk.place[at], chunk.size[at], event, chunk.error[at]))
         index.forget(row)
 
     def _move(self, event: EventRecord, row: Row, state: State, place: int) -> None:
         index = self._index
-        after = step(state, _MOVES[event.kind], delayed=event.due > event.at)
+        after = self._step(state, _MOVES[event.kind], delayed=event.due > event.at)
         self._set(row, row.chunk.meta[row.at], after, event.prio)
         row.chunk.due[row.at] = event.due
         row.chunk.attempt[row.at] = event.attempt
