@@ -227,6 +227,15 @@ def decode_frame(data: bytes | memoryview, offset: int, salt: int) -> tuple[Fram
     return Frame(frame, first_sequence, durable, count, crc, start, end), previous
 
 
+def peek_frame(data: bytes, offset: int) -> Frame | None:
+    """What the frame header at an offset says, nothing of it verified; None: there is no such header."""
+    if not data.startswith(FRAME_MAGIC_BYTES, offset) or offset + FRAME_HEADER > len(data):
+        return None
+    _magic, length, frame, first_sequence, durable, count, _, _, crc = _FRAME.unpack_from(data, offset)
+    start = offset + FRAME_HEADER
+    return Frame(frame, first_sequence, durable, count, crc, start, start + length)
+
+
 def encode_accept(
     sequence: int,
     flags: int,
@@ -358,6 +367,14 @@ def entry_bounds(data: bytes | memoryview, frame: Frame) -> Iterator[tuple[int, 
         sequence += 1
     if offset != frame.end:
         raise Damaged(offset, "the frame is longer than its entries")
+
+
+def entries_between(data: bytes, start: int, end: int) -> Iterator[bytes]:
+    """The entries that lie byte on byte between two places, verified before."""
+    while start < end:
+        length: int = _ENTRY.unpack_from(data, start)[3]
+        yield data[start : start + length]
+        start += length
 
 
 def entry_at(data: bytes, offset: int, end: int, sequence: int) -> bytes:

@@ -6,8 +6,8 @@ entry counts only where entries can be:
 
 - where the frame before ended, and from there on byte by byte, as each entry says where the next begins;
 - behind an entry that is damaged, where its own length leads, if the entry there is the next by number;
-- anywhere, if an unbroken row of entries leads from there exactly to where the stretch ends. Bytes in a
-  payload cannot: the payload's own entry ends behind them, with a CRC they would have to foresee.
+- anywhere, if an unbroken row of entries leads from there exactly to where the stretch is known to end.
+  Bytes in a payload cannot: the payload's own entry ends behind them, with a CRC they would have to foresee.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Run(NamedTuple):
     """Entries whose sequences count up by one, byte on byte.
 
     Attributes:
-        first, count: their sequences.
+        first, entries: the first one's sequence, and how many they are.
         start, end: where they lie.
     """
 
     first: int
-    count: int
+    entries: int
     start: int
     end: int
 
@@ -44,15 +44,17 @@ class Entry(NamedTuple):
     end: int
 
 
-def salvage(data: bytes, start: int, end: int, first: int, last: int | None) -> list[Run]:
+def salvage(
+    data: bytes, start: int, end: int, first: int, last: int | None, *, end_is_known: bool
+) -> list[Run]:
     """The entries that verify by their own CRC between two places.
 
     Args:
         data: the segment.
         start: where a frame began, or should have.
-        end: where the stretch ends: the next readable frame, or where the segment does. Zeros before it
-            are what was never written.
+        end: where the stretch ends: at the next readable frame, or with the segment.
         first, last: sequences that may be there; None: no upper bound.
+        end_is_known: whether the last entry ended there; else it is only where to stop looking.
     """
     stretch = _Stretch(data, end, last)
     runs: list[Run] = []
@@ -66,7 +68,7 @@ def salvage(data: bytes, start: int, end: int, first: int, last: int | None) -> 
             at += record.FRAME_HEADER
         elif (following := stretch.behind(at, sequence)) is not None:
             at = following
-        elif (row := stretch.row_to_end(at + 1, sequence)) is not None:
+        elif end_is_known and (row := stretch.row_to_end(at + 1, sequence)) is not None:
             for place, found in row:
                 _add(runs, found, place)
             break
@@ -77,8 +79,8 @@ def salvage(data: bytes, start: int, end: int, first: int, last: int | None) -> 
 
 def _add(runs: list[Run], entry: Entry, at: int) -> None:
     """Add an entry to the run it continues, or begin another."""
-    if runs and (runs[-1].end, runs[-1].first + runs[-1].count) == (at, entry.sequence):
-        runs[-1] = runs[-1]._replace(count=runs[-1].count + 1, end=entry.end)
+    if runs and (runs[-1].end, runs[-1].first + runs[-1].entries) == (at, entry.sequence):
+        runs[-1] = runs[-1]._replace(entries=runs[-1].entries + 1, end=entry.end)
     else:
         runs.append(Run(entry.sequence, 1, at, entry.end))
 
@@ -119,10 +121,12 @@ class _Stretch:
         end = at + length
         if length < record.ENTRY_MIN or end > self._end:
             return None
-        if end == self._end or self.header(end):
-            return end
+        if number == sequence and (end == self._end or self.header(end)):
+            return int(end)
         following = self.entry(end, sequence + 1)
-        return end if following is not None and following.sequence - 1 in (sequence, number) else None
+        if following is None or following.sequence - 1 not in (sequence, number):
+            return None
+        return int(end)
 
     def row_to_end(self, at: int, first: int) -> list[tuple[int, Entry]] | None:
         """The first entries from which a row without a break leads to the end."""
@@ -130,7 +134,7 @@ class _Stretch:
             if self.entry(match.start(), first) is None:
                 continue
             row = list(self._row(match.start(), first))
-            if row and self._ends(row[-1][1].end):
+            if row and row[-1][1].end == self._end:
                 return row
             self._led_nowhere.update(place for place, _entry in row)
         return None
@@ -141,6 +145,3 @@ class _Stretch:
             at, first = entry.end, entry.sequence + 1
             if self.header(at):
                 at += record.FRAME_HEADER
-
-    def _ends(self, at: int) -> bool:
-        return not self._data[at : self._end].strip(b"\0")

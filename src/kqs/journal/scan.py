@@ -60,7 +60,7 @@ class Scan:
         except Damaged as damage:
             raise self._damaged(damage.offset, damage.what, info.first_sequence) from None
         except Newer as newer:
-            raise _newer(newer) from None
+            raise newer_format(newer) from None
         header = self.header
         expected = (info.number, bytes.fromhex(manifest.journal), info.first_frame)
         if (header.number, header.journal, header.first_frame) != expected:
@@ -85,7 +85,7 @@ class Scan:
             except Damaged:
                 break
             except Newer as newer:
-                raise _newer(newer) from None
+                raise newer_format(newer) from None
             if frame.frame != self.frame + 1 or previous != self.crc:
                 raise self._damaged(self.end, f"frame {frame.frame} does not follow frame {self.frame}")
             if frame.first_sequence < self.next_sequence:
@@ -97,7 +97,7 @@ class Scan:
                 sequence = self._sequence_at(frame, damage.offset)
                 raise self._damaged(damage.offset, damage.what, sequence) from None
             except Newer as newer:
-                raise _newer(newer) from None
+                raise newer_format(newer) from None
             entries += frame.entries
             self.next_sequence += frame.entries
             self.end, self.frame, self.crc = frame.end, frame.frame, frame.crc
@@ -142,7 +142,8 @@ class Scan:
         return rest
 
 
-def _newer(newer: Newer) -> NewerFormat:
+def newer_format(newer: Newer) -> NewerFormat:
+    """The refusal of what a later version wrote."""
     return NewerFormat(
         f"the journal was written by a newer KQS ({newer}); nothing was changed. Start that version"
     )
