@@ -227,15 +227,6 @@ def decode_frame(data: bytes | memoryview, offset: int, salt: int) -> tuple[Fram
     return Frame(frame, first_sequence, durable, count, crc, start, end), previous
 
 
-def peek_frame(data: bytes, offset: int) -> Frame | None:
-    """What the frame header at an offset says, nothing of it verified; None: there is no such header."""
-    if not data.startswith(FRAME_MAGIC_BYTES, offset) or offset + FRAME_HEADER > len(data):
-        return None
-    _magic, length, frame, first_sequence, durable, count, _, _, crc = _FRAME.unpack_from(data, offset)
-    start = offset + FRAME_HEADER
-    return Frame(frame, first_sequence, durable, count, crc, start, start + length)
-
-
 def encode_accept(
     sequence: int,
     flags: int,

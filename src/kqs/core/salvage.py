@@ -17,12 +17,24 @@ from collections.abc import Iterator
 from struct import Struct as Layout
 from typing import Final, NamedTuple
 
+from msgspec import Struct
+
 from . import record
 from .record import Damaged
 
 _ENTRY: Final = Layout("<BBHIQ")
 #: What an entry can start with: a kind and flags. Looked ahead for, so that matches overlap.
 _START: Final = re.compile(rb"(?=[\x01-\x0e][\x00-\x07])", re.DOTALL)
+
+
+class LossMark(Struct, frozen=True, forbid_unknown_fields=True):
+    """The options of the mark entry that a repair writes where entries are lost.
+
+    Attributes:
+        lost: their first and last sequence; no last one: it is not known how many there were.
+    """
+
+    lost: tuple[int, int | None]
 
 
 class Run(NamedTuple):

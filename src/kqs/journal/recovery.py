@@ -14,7 +14,7 @@ from ..ports import Disk, DiskFile
 from . import manifest as manifests
 from .disk import make_directory
 from .manifest import Manifest, SegmentInfo, segment_number, write_all
-from .scan import Apply, Scan
+from .scan import Apply, Scan, scan_all
 from .space import BALLAST, is_spare, spare_names, store_manifest, take_spare
 
 #: How far sequences jump after a torn tail was cut, so that no id of the cut frame is given again.
@@ -87,15 +87,8 @@ def recover(
     manifest = manifests.load(disk, directory)
     if manifest is None:
         return _create(disk, directory, random=random, now=now, segment_size=segment_size)
-    entries = 0
-    following = manifest.segments[0].first_sequence
-    for info in manifest.segments:
-        is_open = info is manifest.segments[-1]
-        scan = Scan(disk, folder, manifest, info)
-        entries += scan.run(apply, following)
-        following = scan.next_sequence
-        if not is_open:
-            scan.check_sealed()
+    scan, entries = scan_all(disk, folder, manifest, apply)
+    info, following = scan.info, scan.next_sequence
     torn = scan.torn_tail()
     unlisted = _unlisted(disk, folder, manifest)
     if torn:

@@ -149,6 +149,24 @@ def newer_format(newer: Newer) -> NewerFormat:
     )
 
 
+def scan_all(disk: Disk, folder: str, manifest: Manifest, apply: Apply) -> tuple[Scan, int]:
+    """Call ``apply`` for every frame of every segment; returns the open one's scan, and how many entries.
+
+    Raises:
+        DamagedJournal: the first damage, but for what stands behind the last valid frame.
+        NewerFormat: written by a later version.
+    """
+    entries = 0
+    following = manifest.segments[0].first_sequence
+    for info in manifest.segments:
+        scan = Scan(disk, folder, manifest, info)
+        entries += scan.run(apply, following)
+        following = scan.next_sequence
+        if info is not manifest.segments[-1]:
+            scan.check_sealed()
+    return scan, entries
+
+
 def read_only(disk: Disk, directory: str, apply: Apply) -> None:
     """Call ``apply`` for every frame, changing nothing.
 
@@ -161,18 +179,12 @@ def read_only(disk: Disk, directory: str, apply: Apply) -> None:
         manifest = None
     if manifest is None:
         raise DataDirError(f"{directory} holds no journal; give the data directory with --data")
-    following = manifest.segments[0].first_sequence
-    for info in manifest.segments:
-        scan = Scan(disk, f"{directory}/journal", manifest, info)
-        scan.run(apply, following)
-        following = scan.next_sequence
-        if info is not manifest.segments[-1]:
-            scan.check_sealed()
+    scan, _entries = scan_all(disk, f"{directory}/journal", manifest, apply)
     try:
         scan.torn_tail()
     except DamagedJournal:
         # Beside a running server that may have been read while it was written: is it there now?
-        again = Scan(disk, f"{directory}/journal", manifest, info)
-        again.run(lambda *_entry: None, info.first_sequence)
+        again = Scan(disk, f"{directory}/journal", manifest, scan.info)
+        again.run(lambda *_entry: None, scan.info.first_sequence)
         if again.end == scan.end:
             raise

@@ -331,12 +331,6 @@ class _Reader:
     def _stretch(self, to: int, what: str, last: int | None, *, end_is_known: bool = True) -> None:
         """A stretch from the last readable frame's end: take its entries, and tell which are lost."""
         part, at = self._part, self._part.end
-        head = record.peek_frame(part.data, at)
-        if head is not None and (head.frame, head.end) == (part.frame + 1, to):
-            # It is one frame, and what it says of itself fits: then it says how many entries it had.
-            count_end = head.first_sequence + head.entries - 1
-            if head.first_sequence >= part.following and (last is None or count_end <= last):
-                part.following, last = head.first_sequence, count_end
         if last is not None and last < part.following:
             self._note(at, what)  # it held no entries
             return

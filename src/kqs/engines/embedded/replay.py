@@ -18,6 +18,7 @@ from ...core import record
 from ...core.job import NO_OPTIONS, JobOptions
 from ...core.lifecycle import Event, State, step, step_after_loss
 from ...core.record import Damaged, EventRecord, Frame, Newer
+from ...core.salvage import LossMark
 from ...errors import Conflict
 from .index import DELAYED, HISTORY, READY, RESERVED, SETTLED, Finished, Index
 from .job import load
@@ -43,18 +44,8 @@ class EventOptions(Struct, omit_defaults=True):
     leased: int = 0
 
 
-class MarkOptions(Struct, forbid_unknown_fields=True):
-    """What a mark entry says of the journal (ADR 0008).
-
-    Attributes:
-        lost: the sequences that a repair found lost here, first and last; None: it is not known how many.
-    """
-
-    lost: tuple[int, int | None]
-
-
 event_options = msgspec.json.Decoder(EventOptions)
-_mark_options = msgspec.json.Decoder(MarkOptions)
+_mark_options = msgspec.json.Decoder(LossMark)
 NO_EVENT_OPTIONS = EventOptions()
 _MOVES = {int(event): event for event in (Event.RETRY, Event.BURY, Event.RELEASE, Event.KICK, Event.RESCUE)}
 READY_, DELAYED_ = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
