@@ -20,6 +20,7 @@ from ...core.lifecycle import Event, State, step, step_after_loss
 from ...core.record import Damaged, EventRecord, Frame, Newer
 from ...core.salvage import LossMark
 from ...errors import Conflict
+from ...journal.scan import Apply
 from .index import DELAYED, HISTORY, READY, RESERVED, SETTLED, Finished, Index
 from .job import load
 from .keys import KeyIndex
@@ -275,6 +276,11 @@ class Replay:
                 index.settled[f"{leased.job}-{leased.attempt}-{leased.nonce:x}"] = outcome
         for finished in self._finished:
             index.history[finished.number] = finished
+
+
+def rehearsal() -> Apply:
+    """Takes every frame of a journal as a start would, for nothing but what that raises."""
+    return Replay(Index(), KeyIndex(0, 0)).frame
 
 
 def _event(event: EventRecord) -> EventOptions:
