@@ -14,7 +14,7 @@ from kqs.journal.survey import Survey, survey
 from kqs.testing.disk import SimDisk
 from kqs.testing.faults import CHANGES, CRASH, FLIP, Fault, FaultAt, Operation, PowerLost
 
-from .rig import DATA, FOLDER, NOW, Rig, append, write
+from .rig import DATA, NOW, Rig, append, write
 
 MANIFEST = f"{DATA}/manifest"
 
@@ -371,7 +371,15 @@ def harm_the_manifest(rig: Rig) -> None:
     rig.disk.flip(MANIFEST, 30, 2)
 
 
-@pytest.mark.parametrize("harm", [harm_a_frame, harm_the_manifest])
+def harm_the_open_segment(rig: Rig) -> None:
+    """What its repair leaves when it is ended begins later than the segment itself: as after a rotation."""
+    data = rig.disk.content(rig.path(3))
+    second = [frame for frame in rig.frames() if frame.segment == 3][1]
+    start = record.SEGMENT_HEADER
+    rig.disk.put(rig.path(3), data[:start] + bytes(second.end - start) + data[second.end :])
+
+
+@pytest.mark.parametrize("harm", [harm_a_frame, harm_the_manifest, harm_the_open_segment])
 @pytest.mark.parametrize("end", ["power", "kill"])
 async def test_a_repair_that_ends_at_any_operation(harm: Callable[[Rig], None], end: str) -> None:
     """Either the old journal is there, byte for byte, and can be repaired still, or the new one is."""
@@ -406,9 +414,10 @@ async def test_a_repair_that_ends_at_any_operation(harm: Callable[[Rig], None], 
             replayed, _following = await reopened(rig)
             expected = expected or replayed
             assert replayed == expected and replayed.items() <= whole.items()
-            for path, data in rig.disk.files().items():
-                if ".before-repair-1/" in path and f"{FOLDER}/{path.rpartition('/')[2]}" in old:
-                    assert data == damaged[f"{FOLDER}/{path.rpartition('/')[2]}"]
+            kept = f"{DATA}/journal.before-repair-1"
+            copy = {path: data for path, data in rig.disk.files().items() if path.startswith(f"{kept}/")}
+            assert copy.pop(f"{kept}/manifest") == damaged[MANIFEST]
+            assert copy == {f"{kept}/{path.rpartition('/')[2]}": damaged[path] for path in old}
         if not fault.met:
             break
     assert nth > 15 and not fault.met
