@@ -25,6 +25,7 @@ _COMMANDS = {
     "jobs": ("ask", "jobs", "List jobs."),
     "job": ("ask", "job", "Show one job."),
     "journal": ("journal", "journal", "Look into a journal, check and repair it."),
+    "backup": ("backup", "backup", "Copy a data directory, also of a running server."),
     "config": ("config", "config", "Check settings."),
 }
 
