@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+
 from msgspec import Struct
 
 from ..core import record
