@@ -76,6 +76,7 @@ def copy_journal(source: Disk, directory: str, target: Disk, into: str) -> Copie
     data = _with_jump(scan)
     write_file(target, f"{folder}/{scan.info.file}", data)
     target.sync_dir(folder)
+    target.sync_dir(into)  # the folder's own name, before a manifest says what is in it
     opened = msgspec.structs.replace(scan.info, size=len(data))
     segments = (*manifest.segments[:-1], opened)
     manifests.store(
