@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from msgspec import Struct
 
@@ -54,13 +55,17 @@ def back_up(data: str, into: str) -> Backup:
         raise DataDirError(f"{data} holds no journal; give the data directory with --data")
     disk, store = RealDisk(), FileStore(f"{data}/bulk")
     disk.makedirs(making)
-    with store.hold():
-        copied = copy_journal(RealDisk(read_only=True), data, disk, making)
-        needed = _needed(disk, making)
-        missing = store.copy(needed.values(), f"{making}/bulk")
-    disk.sync_dir(f"{making}/bulk")
-    disk.sync_dir(making)
-    disk.rename(making, into)
+    try:
+        with store.hold():
+            copied = copy_journal(RealDisk(read_only=True), data, disk, making)
+            needed = _needed(disk, making)
+            missing = store.copy(needed.values(), f"{making}/bulk")
+        disk.sync_dir(f"{making}/bulk")
+        disk.sync_dir(making)
+        disk.rename(making, into)
+    except BaseException:
+        shutil.rmtree(making, ignore_errors=True)
+        raise
     disk.sync_dir(os.path.dirname(os.path.abspath(into)))
     lost = [number for number, ref in needed.items() if ref in missing]
     return Backup(copied, len(needed) - len(lost), lost)

@@ -6,6 +6,7 @@ import pytest
 
 from kqs.errors import DamagedJournal, DataDirError
 from kqs.journal.backup import Copied, copy_journal
+from kqs.journal.listing import list_segments
 from kqs.journal.log import Journal
 from kqs.journal.repair import EPOCH_SKIP, SKIP
 from kqs.journal.survey import survey
@@ -45,6 +46,7 @@ async def check(rig: Rig, made: Copied, last: int) -> int:
     """The copy holds everything of its segments up to ``last``, and goes on far behind; returns its first."""
     copy = copied(rig)
     assert survey(copy.disk, DATA).damage == []
+    assert list_segments(copy.disk, DATA).left_over == ()
     journal = copy.open()
     sequences = [entry.sequence for entry in copy.replayed]
     first = copy.manifest().segments[0].first_sequence
