@@ -65,7 +65,7 @@ def test_check_names_all_damage(data: Path) -> None:
     for line, sequence in zip(lines[1:3], (3, 7), strict=True):
         place = rf"0000000001\.seg at byte \d+, from sequence {sequence}: "
         assert re.fullmatch(rf"{place}the frame's checksum is wrong; lost: {sequence}", line), line
-    assert lines[3] == "damaged: 2 places"
+    assert lines[3] == "places damaged: 2"
     assert "kqs journal repair" in done.err
     done = run("journal", "check", "--data", str(data), "--json")
     assert done.status == 1 and done.json["sound"] is False
@@ -92,7 +92,7 @@ def test_repair_needs_consent_and_the_server_starts_afterwards(data: Path, start
         left = [PAYLOADS[n] for n in range(10) if n not in (2, 6)]
         jobs = client.call("reserve", {"max": 20})["jobs"]
         assert [job["data"] for job in jobs] == left
-        assert client.insert("t").endswith("-11")
+        assert int(client.insert("t").rpartition("-")[2]) > 10
     done = run(*repair)
     assert done.status == 2 and "in use" in done.err
 

@@ -149,7 +149,7 @@ def _show(found: Survey) -> None:
         click.echo(
             f"{torn.segment} at byte {torn.offset}: an unfinished end of {torn.size} bytes; a start cuts it"
         )
-    click.echo(f"damaged: {len(found.damage)} places" if found.damage else "sound")
+    click.echo(f"places damaged: {len(found.damage)}" if found.damage else "sound")
 
 
 @journal.command()

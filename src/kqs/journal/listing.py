@@ -12,7 +12,7 @@ from ..errors import DamagedJournal, DataDirError
 from ..ports import Disk
 from . import manifest as manifests
 from .manifest import SegmentInfo, segment_number
-from .scan import newer_format
+from .scan import newer_format, read_file
 
 
 class Listing(Struct, frozen=True):
@@ -99,11 +99,12 @@ def _found(disk: Disk, directory: str, numbers: list[int], what: str) -> Listing
     first_sequence = 0
     for number in numbers:
         info = _of_file(disk, directory, number)
-        if info.first_sequence and info.first_sequence <= first_sequence:
+        goes_on = info.first_sequence > first_sequence
+        if goes_on or (not info.first_sequence and _has_frames(disk, directory, info.file)):
+            segments.append(info)
+            first_sequence = info.first_sequence or first_sequence
+        else:
             left_over.append(info.file)  # a repair that was ended leaves such
-            continue
-        first_sequence = info.first_sequence or first_sequence
-        segments.append(info)
     journal = journals.most_common(1)[0][0].hex()
     return Listing(journal, 0, tuple(segments), False, (("manifest", what),), tuple(left_over))
 
@@ -118,23 +119,22 @@ def _of_file(disk: Disk, directory: str, number: int) -> SegmentInfo:
 
 def _header(disk: Disk, directory: str, number: int) -> SegmentHeader | None:
     try:
-        return record.decode_segment_header(_head(disk, directory, SegmentInfo(number, 0, 0).file))[0]
+        file = disk.open(f"{directory}/journal/{SegmentInfo(number, 0, 0).file}")
+    except OSError:
+        return None
+    try:
+        return record.decode_segment_header(file.pread(record.SEGMENT_HEADER, 0))[0]
     except (Damaged, OSError):
         return None
     except Newer as newer:
         raise newer_format(newer) from None
+    finally:
+        file.close()
 
 
 def _has_frames(disk: Disk, directory: str, name: str) -> bool:
     try:
-        return bool(_head(disk, directory, name)[record.SEGMENT_HEADER :].strip(b"\0"))
+        data = read_file(disk, f"{directory}/journal/{name}")
+        return bool(data[record.SEGMENT_HEADER :].strip(b"\0"))
     except OSError:
         return True
-
-
-def _head(disk: Disk, directory: str, name: str) -> bytes:
-    file = disk.open(f"{directory}/journal/{name}")
-    try:
-        return file.pread(record.SEGMENT_HEADER + record.FRAME_HEADER, 0)
-    finally:
-        file.close()

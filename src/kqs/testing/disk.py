@@ -115,6 +115,8 @@ class SimDisk:
         aim, name = self._media.place(target)
         if name in aim.seen:
             raise error(errno.EEXIST, target)
+        if fault is not None and fault.errno == errno.EPERM:  # this file system has no links
+            self._refuse(fault, source)
         self._change(fault, source, Change((aim, name, content)))
 
     def unlink(self, path: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 
 import pytest
@@ -208,6 +209,18 @@ async def test_the_original_is_kept_whole() -> None:
     assert copy == {name: data for name, data in before.items() if name != "ballast"}
 
 
+async def test_the_original_is_copied_where_files_have_one_name_only() -> None:
+    rig = await filled()
+    rig.disk.flip(rig.path(2), 200, 0)
+    before = rig.disk.content(rig.path(2))
+    no_links = Fault("error", errno.EPERM)
+    fault = rig.disk.inject = FaultAt(1, no_links, kinds=("link",), lasting=True)
+    _found, kept = mend(rig, accept_loss=True)
+    assert fault.met == 3
+    assert rig.disk.durable(f"{kept}/0000000002.seg") == before
+    await reopened(rig)
+
+
 async def test_the_manifest_is_lost() -> None:
     rig = await filled()
     whole, epoch, journal = entries(rig), rig.manifest().epoch, rig.manifest().journal
@@ -408,7 +421,8 @@ async def test_a_repair_that_ends_at_any_operation(harm: Callable[[Rig], None], 
                 assert all(rig.disk.content(path) == damaged[path] for path in old)
                 with pytest.raises(DamagedJournal):
                     rig.open()
-                mend(rig, accept_loss=True)
+                found, _kept = mend(rig, accept_loss=True)
+                assert found.lost == survey(SimDisk.holding(damaged), DATA).lost
             else:
                 outcomes.add("new")
             replayed, _following = await reopened(rig)
