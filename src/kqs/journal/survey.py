@@ -135,12 +135,13 @@ def parts(disk: Disk, directory: str, listing: Listing) -> Iterator[Part]:
     for position, info in enumerate(listing.segments):
         later = listing.segments[position + 1 :]
         part = _Reader(disk, folder, listing, info, later, following).read()
-        if part.damage:
+        while part.damage:
             again = _Reader(disk, folder, listing, info, later, following).read()
-            if again.following > part.following:
-                part = again  # beside a running server it may have been read while it was written
-            elif info.number < list_segments(disk, directory).segments[0].number:
-                continue  # given up meanwhile
+            if again.following <= part.following:
+                break
+            part = again  # beside a running server it may have been read while it was written
+        if part.damage and info.number < list_segments(disk, directory).segments[0].number:
+            continue  # given up meanwhile
         following = part.following
         yield part
 
