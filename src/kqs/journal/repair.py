@@ -176,13 +176,13 @@ class _Builder:
                 self._open_loss = first
 
     def _ending(self, part: Part) -> Iterator[_Frame]:
-        """The jump of the sequence, where it is not known which ones were used."""
+        """A frame that holds the next sequence: with a jump where it is not known which ones were used."""
         if self._open_loss is not None:
             yield _mark(self._open_loss, None)
         elif not self._has_manifest:
             yield _mark(part.following, None)
-        elif part.torn is not None:
-            yield _Frame(part.following + TORN_SKIP, 0, b"")
+        else:
+            yield _Frame(part.following + (0 if part.torn is None else TORN_SKIP), 0, b"")
 
     def _write(self, frames: list[_Frame], following: int, is_open: bool) -> None:
         first = frames[0].first if frames else following

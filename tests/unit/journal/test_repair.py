@@ -289,6 +289,18 @@ async def test_an_end_that_was_torn_beside_damage_is_cut_as_ever() -> None:
     assert following == frames[-1].first_sequence + TORN_SKIP
 
 
+async def test_a_jump_of_an_earlier_start_is_kept() -> None:
+    rig = await filled()
+    frames = rig.frames()
+    rig.disk.flip(rig.path(3), frames[-1].end - 1, 0)
+    await rig.open().close()
+    rig.disk.flip(rig.path(1), frames[0].end - 1, 0)
+    found, _kept = mend(rig, accept_loss=True)
+    assert found.torn is None
+    _replayed, following = await reopened(rig)
+    assert following == frames[-1].first_sequence + TORN_SKIP
+
+
 async def test_a_payload_cannot_pass_for_entries() -> None:
     """A job's data that holds a whole frame and entries, next to damage in the frame's own header."""
     rig = Rig(SimDisk(3), segment_size=1 << 14)
