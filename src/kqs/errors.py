@@ -23,11 +23,13 @@ KQSError
 |   +-- DataDirInUse       another server holds its lock
 |   +-- NewerFormat        written by a newer KQS; left alone
 |   +-- DamagedJournal     segment, offset and sequence of the first damage
+|   +-- WouldLose          a repair would lose entries, and was not told that it may
 +-- JournalFailed          a write or fsync failed: the server stops (G5)
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -215,12 +217,38 @@ class DamagedJournal(DataDirError):
             place += f", from sequence {sequence}"
         super().__init__(
             f"journal damaged: {place}: {what}; nothing was changed. "
-            f"Restore the data directory from a backup, or inspect it with 'kqs journal cat'"
+            f"'kqs journal check' tells all of it; restore a backup, or see 'kqs journal repair'"
         )
         self.segment = segment
         self.offset = offset
         self.sequence = sequence
         self.what = what
+
+
+class WouldLose(DataDirError):
+    """A repair would lose entries, and was not told that it may; nothing was changed.
+
+    Attributes:
+        lost: first and last sequence of each range; no last one: it is not known how many there were.
+    """
+
+    def __init__(self, lost: Sequence[tuple[int, int | None]]) -> None:
+        super().__init__(
+            f"the repair would lose sequences {ranges(lost)}; nothing was changed. "
+            f"Restore a backup, or run it again with --accept-loss"
+        )
+        self.lost = lost
+
+
+def ranges(lost: Sequence[tuple[int, int | None]]) -> str:
+    """Ranges of sequences in words."""
+    words = []
+    for first, last in lost:
+        if last is None:
+            words.append(f"{first} and all after it")
+        else:
+            words.append(f"{first}" if first == last else f"{first} to {last}")
+    return ", ".join(words)
 
 
 class JournalFailed(KQSError):

@@ -76,7 +76,15 @@ class Disk(Protocol):
     def makedirs(self, path: str) -> None: ...
 
     def rename(self, source: str, target: str) -> None:
-        """Replace ``target`` atomically."""
+        """Replace ``target`` atomically; a directory only by nothing, or by an empty one."""
+        ...
+
+    def link(self, source: str, target: str) -> None:
+        """Give a file a second name.
+
+        Raises:
+            OSError: ``target`` is there, or the file system has no such links.
+        """
         ...
 
     def unlink(self, path: str) -> None: ...

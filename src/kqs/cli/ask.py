@@ -14,14 +14,13 @@ from ..client import Client
 from ..core import wire
 from ..core.job import PRIOS
 from .literal import parse
-from .text import harmless
+from .text import as_json_option, harmless, print_json
 
 _STATES = ("delayed", "ready", "reserved", "buried", "done")
 
 _url = click.option(
     "--server", "url", envvar="KQS_URL", metavar="URL", help="kqs://HOST:PORT or kqs+unix:PATH [local]."
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def _client(url: str | None) -> Client:
@@ -35,14 +34,6 @@ def _value(text: str, name: str) -> Any:
         raise click.BadParameter(str(error), param_hint=name) from None
 
 
-def _print_json(value: Any) -> None:
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
-    # msgspec escapes only what JSON demands; the terminal obeys more (U+009B is a CSI).
-    click.echo(
-        "".join(c if c.isprintable() or c == "\n" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
-    )
-
-
 @click.command()
 @click.argument("type")
 @click.argument("data", required=False)
@@ -52,7 +43,7 @@ def _print_json(value: Any) -> None:
 @click.option("--max-attempts", type=int, metavar="N", help="Bury it after so many attempts [no limit].")
 @click.option("--binary", is_flag=True, help="Take DATA (or stdin) as bytes, not as JSON.")
 @_url
-@_as_json
+@as_json_option
 def insert(
     type: str,
     data: str | None,
@@ -75,7 +66,7 @@ def insert(
     with _client(url) as client:
         id = client.insert(type, payload, **given)
     if as_json:
-        _print_json({"id": id})
+        print_json({"id": id})
     else:
         click.echo(id)
 
@@ -94,26 +85,26 @@ def rpc(name: str, arg: str | None) -> None:
 @click.argument("arg", required=False)
 @click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S", help="Seconds to wait.")
 @_url
-@_as_json
+@as_json_option
 def call(name: str, arg: str | None, timeout: float, url: str | None, as_json: bool) -> None:
     """Make the call NAME and print its reply as JSON. ARG is JSON or a JavaScript literal."""
     with _client(url) as client:
         if arg is None:
-            _print_json(client.call(name, timeout=timeout))
+            print_json(client.call(name, timeout=timeout))
         else:
-            _print_json(client.call(name, _value(arg, "ARG"), timeout=timeout))
+            print_json(client.call(name, _value(arg, "ARG"), timeout=timeout))
 
 
 @click.command()
 @click.option("--type", "type_", metavar="TYPE", help="Of one job type only.")
 @_url
-@_as_json
+@as_json_option
 def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     """What the server holds and does."""
     with _client(url) as client:
         answer = client.call("stats", {"type": type_}) if type_ else client.call("stats")
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     console = Console(markup=False, emoji=False)
     process, journal = answer["process"], answer["journal"]
@@ -146,13 +137,13 @@ def click_right(name: str) -> Any:
 
 @click.command()
 @_url
-@_as_json
+@as_json_option
 def health(url: str | None, as_json: bool) -> int:
     """Is the server getting work done? Exits 0 when ok, 1 when degraded or failing."""
     with _client(url) as client:
         answer = client.call("health")
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         click.echo(answer["status"])
         for check in answer["checks"]:
@@ -166,7 +157,7 @@ def health(url: str | None, as_json: bool) -> int:
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--after", metavar="ID", help="Go on after this id.")
 @_url
-@_as_json
+@as_json_option
 def jobs(
     state: str | None, type_: str | None, limit: int, after: str | None, url: str | None, as_json: bool
 ) -> None:
@@ -175,7 +166,7 @@ def jobs(
     with _client(url) as client:
         page = client.call("jobs", {name: value for name, value in wanted.items() if value is not None})
     if as_json:
-        _print_json(page)
+        print_json(page)
         return
     table = Table(
         "id", "type", "state", "prio", click_right("attempt"), "inserted", click_right("bytes"), "last error"
@@ -201,13 +192,13 @@ def jobs(
 @click.argument("id")
 @click.option("--data", is_flag=True, help="With its payload.")
 @_url
-@_as_json
+@as_json_option
 def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
     """Show the job ID."""
     with _client(url) as client:
         answer = client.call("job", {"id": id, "data": data})
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     for name, value in answer.items():
         if name == "last_error":

@@ -24,7 +24,8 @@ _COMMANDS = {
     "health": ("ask", "health", "Is the server getting work done?"),
     "jobs": ("ask", "jobs", "List jobs."),
     "job": ("ask", "job", "Show one job."),
-    "journal": ("journal", "journal", "Look into a journal."),
+    "journal": ("journal", "journal", "Look into a journal, check and repair it."),
+    "backup": ("backup", "backup", "Copy a data directory, also of a running server."),
     "config": ("config", "config", "Check settings."),
 }
 

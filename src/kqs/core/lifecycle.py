@@ -57,6 +57,8 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.BURIED, Event.DELETE): State.DONE,
 }
 
+#: What an event leads to, whatever was before: it is the same for all states the table has it for.
+_AFTER: Final = {event: after for (_state, event), after in TABLE.items()}
 _DELAYABLE: Final = frozenset({Event.RETRY, Event.RELEASE, Event.RESCUE})
 
 
@@ -77,3 +79,12 @@ def step(state: State, event: Event, *, delayed: bool = False) -> State:
     if delayed and event in _DELAYABLE:
         return State.DELAYED
     return after
+
+
+def step_after_loss(state: State, event: Event, *, delayed: bool = False) -> State:
+    """The state after an event, where events before it may be lost.
+
+    The event happened, so the state before it was one that allows it, whatever is known of that: the event is
+    believed. Arguments are those of :func:`step`.
+    """
+    return State.DELAYED if delayed and event in _DELAYABLE else _AFTER[event]

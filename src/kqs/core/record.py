@@ -43,6 +43,7 @@ RENEW: Final = 3
 #: 4..10 are the events of core/lifecycle.py.
 EVENTS: Final = frozenset(range(2, 11))
 CARRY: Final = 11
+MARK: Final = 13
 KEYS: Final = 14
 
 FLAG_BINARY: Final = 1
@@ -302,6 +303,27 @@ def encode_keys(sequence: int, data: bytes) -> bytes:
     return body + crc32(body).to_bytes(4, "little")
 
 
+def encode_mark(sequence: int, options: bytes) -> bytes:
+    """A mark entry: options that are about the journal, not about a job."""
+    body = _ENTRY.pack(MARK, 0, len(options), ENTRY_MIN + len(options), sequence) + options
+    return body + crc32(body).to_bytes(4, "little")
+
+
+def decode_mark(entry: bytes) -> bytes:
+    """The options of a mark entry.
+
+    Raises:
+        Damaged: its length is impossible.
+        Newer: flags this version does not know.
+    """
+    _kind, flags, options_length, length, _sequence = _ENTRY.unpack_from(entry)
+    if length != len(entry) or length != ENTRY_MIN + options_length:
+        raise Damaged(0, "a mark entry's length is impossible")
+    if flags:
+        raise Newer(f"mark flags {flags}")
+    return entry[ENTRY_HEADER:-4]
+
+
 def decode_keys(entry: bytes) -> bytes:
     """The data of a keys entry.
 
@@ -336,6 +358,14 @@ def entry_bounds(data: bytes | memoryview, frame: Frame) -> Iterator[tuple[int, 
         sequence += 1
     if offset != frame.end:
         raise Damaged(offset, "the frame is longer than its entries")
+
+
+def entries_between(data: bytes, start: int, end: int) -> Iterator[bytes]:
+    """The entries that lie byte on byte between two places, verified before."""
+    while start < end:
+        length: int = _ENTRY.unpack_from(data, start)[3]
+        yield data[start : start + length]
+        start += length
 
 
 def entry_at(data: bytes, offset: int, end: int, sequence: int) -> bytes:

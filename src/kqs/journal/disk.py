@@ -56,10 +56,17 @@ class RealFile:
 
 
 class RealDisk:
-    """A :class:`~kqs.ports.Disk` over the operating system's files."""
+    """A :class:`~kqs.ports.Disk` over the operating system's files.
+
+    Args:
+        read_only: open files for reading only, so that a disk or files that cannot be written will do.
+    """
+
+    def __init__(self, *, read_only: bool = False) -> None:
+        self._access = os.O_RDONLY if read_only else os.O_RDWR
 
     def open(self, path: str, *, create: bool = False) -> DiskFile:
-        flags = os.O_RDWR | os.O_CLOEXEC
+        flags = self._access | os.O_CLOEXEC
         if create:
             flags |= os.O_CREAT | os.O_EXCL
         return RealFile(os.open(path, flags, 0o600))
@@ -72,6 +79,9 @@ class RealDisk:
 
     def rename(self, source: str, target: str) -> None:
         os.replace(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
 
     def unlink(self, path: str) -> None:
         os.unlink(path)

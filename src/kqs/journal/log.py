@@ -23,7 +23,8 @@ from ..core.record import Damaged, SegmentHeader
 from ..errors import DamagedJournal, JournalFailed
 from ..ports import Disk, DiskFile, Executor
 from .manifest import Manifest, SegmentInfo, write_all
-from .recovery import Apply, Recovered, make_segment, recover
+from .recovery import Recovered, make_segment, recover
+from .scan import Apply
 from .space import BALLAST, FULL, SPARE, has_space, spare_names, store_manifest
 
 SEGMENT_SIZE = 64 * 1024 * 1024

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from zlib import crc32
 
 import msgspec
@@ -31,6 +32,15 @@ class SegmentInfo(Struct, omit_defaults=True, frozen=True):
     @property
     def file(self) -> str:
         return f"{self.number:010d}.seg"
+
+
+_SEGMENT_FILE = re.compile(r"(\d{10})\.seg")
+
+
+def segment_number(name: str) -> int | None:
+    """The number in a segment's file name, or None: it is another file's."""
+    match = _SEGMENT_FILE.fullmatch(name)
+    return None if match is None else int(match[1])
 
 
 class Manifest(Struct, frozen=True):

@@ -4,42 +4,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core import record
-from ..core.record import Damaged, Frame, Newer, SegmentHeader
-from ..errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
+from ..core.record import SegmentHeader
+from ..errors import DamagedJournal, DataDirError, DataDirInUse
 from ..ports import Disk, DiskFile
 from . import manifest as manifests
 from .disk import make_directory
-from .manifest import Manifest, SegmentInfo, write_all
+from .manifest import Manifest, SegmentInfo, segment_number, write_all
+from .scan import Apply, Scan, scan_all
 from .space import BALLAST, is_spare, spare_names, store_manifest, take_spare
 
-#: Takes a verified frame: the segment's bytes, the frame, the segment's number. Raises Damaged or Newer when
-#: the frame's entries are not what they must be.
-Apply = Callable[[bytes, Frame, int], None]
-#: Takes an entry: its kind, its bytes, the segment's number, its offset in the segment.
-ApplyEntry = Callable[[int, bytes, int, int], None]
-
-
-def each_entry(apply: ApplyEntry) -> Apply:
-    """An :data:`Apply` that takes a frame apart: each entry verified by its own CRC."""
-
-    def frame(data: bytes, frame: Frame, segment: int) -> None:
-        for kind, start, end in record.entry_bounds(data, frame):
-            entry = data[start:end]
-            try:
-                record.check_entry(entry)
-                apply(kind, entry, segment, start)
-            except Damaged as damage:
-                raise Damaged(start + damage.offset, damage.what) from None
-
-    return frame
-
-
-_SEGMENT_FILE = re.compile(r"(\d{10})\.seg")
 #: How far sequences jump after a torn tail was cut, so that no id of the cut frame is given again.
 TORN_SKIP = 1_000_000
 
@@ -110,15 +87,8 @@ def recover(
     manifest = manifests.load(disk, directory)
     if manifest is None:
         return _create(disk, directory, random=random, now=now, segment_size=segment_size)
-    entries = 0
-    following = manifest.segments[0].first_sequence
-    for info in manifest.segments:
-        is_open = info is manifest.segments[-1]
-        scan = _Scan(disk, folder, manifest, info)
-        entries += scan.run(apply, following)
-        following = scan.next_sequence
-        if not is_open:
-            scan.check_sealed()
+    scan, entries = scan_all(disk, folder, manifest, apply)
+    info, following = scan.info, scan.next_sequence
     torn = scan.torn_tail()
     unlisted = _unlisted(disk, folder, manifest)
     if torn:
@@ -142,141 +112,6 @@ def recover(
         torn_file,
         entries,
         len(spare_names(disk, folder)),
-    )
-
-
-def read_only(disk: Disk, directory: str, apply: Apply) -> None:
-    """Call ``apply`` for every frame, changing nothing.
-
-    Raises:
-        DataDirError: there is no journal; DamagedJournal, NewerFormat: as :func:`recover`.
-    """
-    try:
-        manifest = manifests.load(disk, directory)
-    except FileNotFoundError:
-        manifest = None
-    if manifest is None:
-        raise DataDirError(f"{directory} holds no journal; give the data directory with --data")
-    following = manifest.segments[0].first_sequence
-    for info in manifest.segments:
-        scan = _Scan(disk, f"{directory}/journal", manifest, info)
-        scan.run(apply, following)
-        following = scan.next_sequence
-        if info is not manifest.segments[-1]:
-            scan.check_sealed()
-    try:
-        scan.torn_tail()
-    except DamagedJournal:
-        # Beside a running server that may have been read while it was written: is it there now?
-        again = _Scan(disk, f"{directory}/journal", manifest, info)
-        again.run(lambda *_entry: None, info.first_sequence)
-        if again.end == scan.end:
-            raise
-
-
-class _Scan:
-    """One segment's frames, verified one after the other."""
-
-    def __init__(self, disk: Disk, folder: str, manifest: Manifest, info: SegmentInfo) -> None:
-        self.info = info
-        try:
-            file = disk.open(f"{folder}/{info.file}")
-        except FileNotFoundError:
-            raise DamagedJournal(info.file, 0, info.first_sequence, "the segment is missing") from None
-        try:
-            self.data = file.pread(file.size(), 0)
-        finally:
-            file.close()
-        try:
-            self.header, self.crc = record.decode_segment_header(self.data)
-        except Damaged as damage:
-            raise self._damaged(damage.offset, damage.what, info.first_sequence) from None
-        except Newer as newer:
-            raise _newer(newer) from None
-        header = self.header
-        expected = (info.number, bytes.fromhex(manifest.journal), info.first_frame)
-        if (header.number, header.journal, header.first_frame) != expected:
-            raise self._damaged(0, "the segment belongs elsewhere", info.first_sequence)
-        self.end = record.SEGMENT_HEADER
-        self.frame = info.first_frame - 1
-        self.next_sequence = info.first_sequence
-
-    def _damaged(self, offset: int, what: str, sequence: int | None = None) -> DamagedJournal:
-        return DamagedJournal(
-            self.info.file, offset, self.next_sequence if sequence is None else sequence, what
-        )
-
-    def run(self, apply: Apply, next_sequence: int) -> int:
-        """Apply all valid frames from the start; stop at the first that is not. Returns the entries."""
-        self.next_sequence = max(next_sequence, self.info.first_sequence)
-        limit = self.info.end or len(self.data)
-        entries = 0
-        while self.end < limit:
-            try:
-                frame, previous = record.decode_frame(self.data, self.end, self.header.salt)
-            except Damaged:
-                break
-            except Newer as newer:
-                raise _newer(newer) from None
-            if frame.frame != self.frame + 1 or previous != self.crc:
-                raise self._damaged(self.end, f"frame {frame.frame} does not follow frame {self.frame}")
-            if frame.first_sequence < self.next_sequence:
-                raise self._damaged(self.end, f"sequence {frame.first_sequence} comes twice")
-            self.next_sequence = frame.first_sequence
-            try:
-                apply(self.data, frame, self.info.number)
-            except Damaged as damage:
-                sequence = self._sequence_at(frame, damage.offset)
-                raise self._damaged(damage.offset, damage.what, sequence) from None
-            except Newer as newer:
-                raise _newer(newer) from None
-            entries += frame.entries
-            self.next_sequence += frame.entries
-            self.end, self.frame, self.crc = frame.end, frame.frame, frame.crc
-        if len(self.data) < self.info.size:
-            raise self._damaged(
-                self.end, f"the file was cut off: {self.info.size} bytes were reserved for it"
-            )
-        return entries
-
-    def _sequence_at(self, frame: Frame, offset: int) -> int:
-        """The sequence of the entry at an offset of a valid frame, as far as its entries' lengths tell."""
-        sequence = frame.first_sequence
-        try:
-            for _kind, start, end in record.entry_bounds(self.data, frame):
-                if start <= offset < end:
-                    break
-                sequence += 1
-        except Damaged:
-            pass
-        return sequence
-
-    def check_sealed(self) -> None:
-        """A sealed segment must end exactly where the manifest says it does."""
-        info = self.info
-        if (self.end, self.frame, self.crc) != (info.end, info.last_frame, info.last_crc):
-            raise self._damaged(self.end, f"frame {self.frame + 1} of {info.last_frame} is not readable")
-
-    def torn_tail(self) -> bytes:
-        """What stands behind the last valid frame of the open segment: ``b""`` or one torn frame.
-
-        Raises:
-            DamagedJournal: a valid frame follows, so this is not a torn tail.
-        """
-        rest = self.data[self.end :].rstrip(b"\0")
-        if not rest:
-            return b""
-        later = record.find_later_frame(self.data, self.end, self.header.salt, self.frame)
-        if later is not None:
-            raise self._damaged(
-                self.end, f"frame {self.frame + 1} is not readable, yet a valid one follows at byte {later}"
-            )
-        return rest
-
-
-def _newer(newer: Newer) -> NewerFormat:
-    return NewerFormat(
-        f"the journal was written by a newer KQS ({newer}); nothing was changed. Start that version"
     )
 
 
@@ -340,20 +175,20 @@ def _unlisted(disk: Disk, folder: str, manifest: Manifest) -> list[str]:
         DamagedJournal: one that was never dropped holds frames.
     """
     listed = {info.file for info in manifest.segments}
-    first = manifest.segments[0].number
+    last = manifest.segments[-1].number
     unlisted = []
     for name in disk.listdir(folder):
-        match = _SEGMENT_FILE.fullmatch(name)
-        if match is None or name in listed:
+        number = segment_number(name)
+        if number is None or name in listed:
             continue
-        if int(match[1]) >= first:
+        if number > last:
             _refuse_frames(disk, folder, name)
         unlisted.append(name)
     return unlisted
 
 
 def _renew_open_segment(
-    disk: Disk, folder: str, info: SegmentInfo, scan: _Scan, torn: bytes, following: int
+    disk: Disk, folder: str, info: SegmentInfo, scan: Scan, torn: bytes, following: int
 ) -> tuple[DiskFile, str | None]:
     """Rewrite the open segment's valid part into a new file, durable and read back (rule 3).
 

@@ -20,7 +20,8 @@ from ..engines.embedded import EmbeddedEngine
 from ..errors import ConfigError, DataDirError, JournalFailed
 from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
-from ..journal.recovery import Apply, lock_directory
+from ..journal.recovery import lock_directory
+from ..journal.scan import Apply
 from ..runners.spec import WorkerSpec
 from ..stores.files import FileStore
 from .calllog import CallLog

@@ -8,17 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 
 from ..core.job import BulkRef
-from ..errors import DiskFull, Internal, NotFound
+from ..errors import CallError, DiskFull, Internal, NotFound
 
 _NAME = re.compile(r"[0-9a-f]{32}")
+#: Locked, shared, by everybody who makes a copy.
+_HOLD = "hold"
+
+
+@contextmanager
+def _held(path: str) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
 
 
 class FileStore:
@@ -51,7 +65,7 @@ class FileStore:
 
     async def delete(self, refs: Sequence[BulkRef]) -> None:
         await asyncio.get_running_loop().run_in_executor(
-            self._threads, self._remove, [self._path(ref.name) for ref in refs]
+            self._threads, self._delete, [self._path(ref.name) for ref in refs]
         )
 
     async def collect(self, wanted: Collection[str], grace: float) -> int:
@@ -65,6 +79,31 @@ class FileStore:
             How many were removed.
         """
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._collect, wanted, grace)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Have nothing deleted, by any process, while this lasts: a copy is being made.
+
+        What is not deleted meanwhile is left for :meth:`collect`.
+        """
+        return _held(f"{self._directory}/{_HOLD}")
+
+    def copy(self, refs: Collection[BulkRef], directory: str) -> list[BulkRef]:
+        """Copy payloads into the directory of another store, verified and durable.
+
+        Returns:
+            Those that are not here, or are not what was stored: they are left out.
+        """
+        missing = []
+        other = FileStore(directory, self._random)
+        for ref in refs:
+            try:
+                data = self._read(ref)
+            except CallError:
+                missing.append(ref)
+            else:
+                other._write(ref.name, data)
+        other._threads.shutdown()
+        return missing
 
     async def close(self) -> None:
         self._threads.shutdown()
@@ -113,6 +152,25 @@ class FileStore:
             raise Internal(f"the payload {ref.name} is not what was stored: its SHA-256 differs")
         return data
 
+    def _delete(self, paths: Sequence[str]) -> None:
+        if not self._is_held():
+            self._remove(paths)
+
+    def _is_held(self) -> bool:
+        """Whether somebody makes a copy. Who begins one now reads the journal later than this, and finds
+        that the jobs of what is deleted have ended."""
+        try:
+            fd = os.open(f"{self._directory}/{_HOLD}", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
     @staticmethod
     def _remove(paths: Sequence[str]) -> None:
         for path in paths:
@@ -123,6 +181,8 @@ class FileStore:
 
     def _collect(self, wanted: Collection[str], grace: float) -> int:
         removed = 0
+        if self._is_held():
+            return removed
         before = time.time() - grace
         for entry in os.scandir(self._directory):
             name = entry.name.removesuffix(".new")

@@ -98,11 +98,26 @@ class SimDisk:
     def rename(self, source: str, target: str) -> None:
         fault = self._begin("rename", source)
         directory, name = self._media.place(source)
-        content = self._media.file(source)
+        node = self._media.find(source)
         aim, new_name = self._media.place(target)
-        if isinstance(aim.seen.get(new_name), Directory):
+        there = aim.seen.get(new_name)
+        if isinstance(there, Directory) and isinstance(node, Content):
             raise error(errno.EISDIR, target)
-        self._change(fault, source, Change((directory, name, None), (aim, new_name, content)))
+        if isinstance(there, Directory) and there.seen:
+            raise error(errno.ENOTEMPTY, target)
+        if isinstance(there, Content) and isinstance(node, Directory):
+            raise error(errno.ENOTDIR, target)
+        self._change(fault, source, Change((directory, name, None), (aim, new_name, node)))
+
+    def link(self, source: str, target: str) -> None:
+        fault = self._begin("link", source)
+        content = self._media.file(source)
+        aim, name = self._media.place(target)
+        if name in aim.seen:
+            raise error(errno.EEXIST, target)
+        if fault is not None and fault.errno == errno.EPERM:  # this file system has no links
+            self._refuse(fault, source)
+        self._change(fault, source, Change((aim, name, content)))
 
     def unlink(self, path: str) -> None:
         fault = self._begin("unlink", path)
@@ -264,6 +279,9 @@ class _Attached:
 
     def rename(self, source: str, target: str) -> None:
         self._alive().rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        self._alive().link(source, target)
 
     def unlink(self, path: str) -> None:
         self._alive().unlink(path)

@@ -10,7 +10,8 @@ from random import Random
 from ..engines.embedded import EmbeddedEngine
 from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
-from ..journal.recovery import Apply, lock_directory
+from ..journal.recovery import lock_directory
+from ..journal.scan import Apply
 from ..ports import Disk, Executor
 from .clock import VirtualClock
 from .disk import SimDisk

@@ -18,12 +18,13 @@ KINDS: Final = (
     "listdir",
     "makedirs",
     "rename",
+    "link",
     "unlink",
     "sync_dir",
 )
 #: The kinds that change the disk or make a change durable.
 CHANGES: Final = frozenset(
-    ("create", "pwrite", "allocate", "datasync", "makedirs", "rename", "unlink", "sync_dir")
+    ("create", "pwrite", "allocate", "datasync", "makedirs", "rename", "link", "unlink", "sync_dir")
 )
 
 

@@ -16,7 +16,7 @@ from kqs.core.outcome import Settlement
 from kqs.engines.embedded import EmbeddedEngine
 from kqs.errors import DiskFull, JournalFailed
 from kqs.journal.log import Journal
-from kqs.journal.recovery import Apply
+from kqs.journal.scan import Apply
 from kqs.testing.clock import VirtualClock
 from kqs.testing.disk import SimDisk
 from kqs.testing.embedded import SimulatedHarness, come_to_rest, open_embedded

@@ -12,7 +12,7 @@ from kqs.errors import JournalFailed
 from kqs.journal import manifest as manifests
 from kqs.journal.log import Journal, Location
 from kqs.journal.manifest import Manifest
-from kqs.journal.recovery import ApplyEntry, each_entry
+from kqs.journal.scan import ApplyEntry, each_entry
 from kqs.testing.disk import SimDisk
 from kqs.testing.executor import InlineExecutor, SteppedExecutor
 from kqs.testing.faults import Operation

@@ -214,3 +214,19 @@ def test_a_loop_that_is_gone_ends_the_thread() -> None:
     hold.set()
     executor.close()
     assert not any(thread.name == "kqs-orphan" for thread in threading.enumerate())
+
+
+def test_a_second_name_is_the_same_file(tmp_path: Path) -> None:
+    disk = RealDisk()
+    disk.open(f"{tmp_path}/f", create=True).pwrite(b"1", 0)
+    disk.link(f"{tmp_path}/f", f"{tmp_path}/g")
+    disk.unlink(f"{tmp_path}/f")
+    assert disk.open(f"{tmp_path}/g").pread(9, 0) == b"1"
+
+
+def test_a_disk_that_is_only_read_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"1")
+    file = RealDisk(read_only=True).open(f"{tmp_path}/f")
+    assert file.pread(9, 0) == b"1"
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.pwrite(b"2", 0)

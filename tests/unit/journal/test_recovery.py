@@ -14,7 +14,8 @@ from kqs.core import record
 from kqs.errors import DamagedJournal, DataDirError, DataDirInUse, NewerFormat
 from kqs.journal import manifest as manifests
 from kqs.journal.manifest import Manifest
-from kqs.journal.recovery import TORN_SKIP, each_entry, lock_directory, read_only
+from kqs.journal.recovery import TORN_SKIP, lock_directory
+from kqs.journal.scan import each_entry, read_only
 from kqs.testing.disk import SimDisk
 from kqs.testing.faults import CHANGES, FLIP, FaultAt
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kqs.core.job import BulkRef
-from kqs.errors import DiskFull, Internal
+from kqs.errors import DiskFull, Internal, NotFound
 from kqs.stores.files import FileStore
 
 
@@ -129,3 +129,33 @@ async def test_an_unknown_name_is_refused_before_anything_is_deleted(
     with pytest.raises(Internal, match="no name of this store"):
         await store.delete([ref, BulkRef("../x", "", 0)])
     assert os.listdir(tmp_path) == [ref.name]
+
+
+async def test_nothing_is_deleted_while_a_copy_is_made(tmp_path: Path) -> None:
+    """By another process, which has opened the store for itself."""
+    served, copying = FileStore(str(tmp_path / "bulk")), FileStore(str(tmp_path / "bulk"))
+    ref, orphan = await served.put(b"x"), await served.put(b"y")
+    os.utime(tmp_path / "bulk" / orphan.name, (1, 1))
+    with copying.hold(), copying.hold():
+        await served.delete([ref])
+        assert await served.collect({ref.name}, 3600) == 0
+        assert await served.get(ref) == b"x"
+    assert await served.collect({ref.name}, 3600) == 1
+    await served.delete([ref])
+    with pytest.raises(NotFound):
+        await served.get(ref)
+    await served.close()
+    await copying.close()
+
+
+async def test_a_copy_holds_what_was_asked_for_and_tells_what_is_missing(
+    store: FileStore, tmp_path: Path
+) -> None:
+    good, other, gone, changed = [await store.put(data) for data in (b"1", b"2", b"3", b"4")]
+    (tmp_path / gone.name).unlink()
+    (tmp_path / changed.name).write_bytes(b"5")
+    into = tmp_path / "copy" / "bulk"
+    assert store.copy([good, gone, changed], str(into)) == [gone, changed]
+    assert os.listdir(into) == [good.name]
+    assert other.name not in os.listdir(into)
+    assert await FileStore(str(into)).get(good) == b"1"

@@ -53,6 +53,40 @@ def test_what_is_written_is_read() -> None:
     assert disk.open("/a/b/f").pread(5, 3) == b"hello"
 
 
+def test_a_file_with_two_names() -> None:
+    disk = SimDisk.holding({"/d/f": b"old"})
+    disk.link("/d/f", "/d/g")
+    disk.open("/d/f").pwrite(b"new", 0)
+    disk.unlink("/d/f")
+    assert disk.files() == {"/d/g": b"new"}
+    with pytest.raises(FileExistsError):
+        disk.link("/d/g", "/d/g")
+
+
+def test_a_second_name_is_durable_after_its_directory_was_synced() -> None:
+    def link(disk: SimDisk) -> None:
+        disk.link("/d/old", "/d/new")
+
+    assert outcomes(link, names) == {("old",), ("new", "old")}
+
+    def link_and_sync(disk: SimDisk) -> None:
+        link(disk)
+        disk.sync_dir("/d")
+
+    assert outcomes(link_and_sync, names) == {("new", "old")}
+
+
+def test_a_directory_is_renamed_with_all_that_is_in_it() -> None:
+    disk = SimDisk.holding({"/d/f": b"1", "/full/g": b"2"})
+    disk.makedirs("/empty")
+    with pytest.raises(OSError, match="not empty"):
+        disk.rename("/d", "/full")
+    with pytest.raises(NotADirectoryError):
+        disk.rename("/d", "/full/g")
+    disk.rename("/d", "/empty")
+    assert disk.files() == {"/empty/f": b"1", "/full/g": b"2"}
+
+
 def test_files_of_one_name_are_not_created_twice() -> None:
     disk = SimDisk.holding({"/d/f": b""})
     with pytest.raises(FileExistsError):

@@ -20,7 +20,7 @@ from ...core.outcome import Settlement
 from ...core.record import FLAG_BINARY, FLAG_LOCAL, Damaged, Newer
 from ...errors import Conflict, DamagedJournal
 from ...journal.log import Journal
-from ...journal.recovery import Apply
+from ...journal.scan import Apply
 from ...ports import BulkStore, Clock, Expired, Inserted, Lease, Refusal
 from .accept import Acceptor
 from .compaction import Compactor

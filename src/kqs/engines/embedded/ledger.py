@@ -20,7 +20,7 @@ from ...core.outcome import Reason
 from ...core.record import Damaged, Newer
 from ...errors import DamagedJournal, NotFound
 from ...journal.log import Journal, Location
-from ...journal.recovery import Apply
+from ...journal.scan import Apply
 from ...ports import Clock
 from .index import BURIED, Finished, Index
 from .job import LiveJob, load

@@ -16,9 +16,11 @@ from msgspec import Struct
 
 from ...core import record
 from ...core.job import NO_OPTIONS, JobOptions
-from ...core.lifecycle import Event, State, step
+from ...core.lifecycle import Event, State, step, step_after_loss
 from ...core.record import Damaged, EventRecord, Frame, Newer
+from ...core.salvage import LossMark
 from ...errors import Conflict
+from ...journal.scan import Apply
 from .index import DELAYED, HISTORY, READY, RESERVED, SETTLED, Finished, Index
 from .job import load
 from .keys import KeyIndex
@@ -44,6 +46,7 @@ class EventOptions(Struct, omit_defaults=True):
 
 
 event_options = msgspec.json.Decoder(EventOptions)
+_mark_options = msgspec.json.Decoder(LossMark)
 NO_EVENT_OPTIONS = EventOptions()
 _MOVES = {int(event): event for event in (Event.RETRY, Event.BURY, Event.RELEASE, Event.KICK, Event.RESCUE)}
 READY_, DELAYED_ = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
@@ -64,6 +67,7 @@ class Replay:
         self._leases: dict[int, EventRecord] = {}
         self._settled: deque[tuple[EventRecord, EventRecord]] = deque(maxlen=SETTLED)
         self._finished: deque[Finished] = deque(maxlen=HISTORY)
+        self._step = step
 
     def frame(self, data: bytes, frame: Frame, segment: int) -> None:
         """Apply one verified frame.
@@ -175,8 +179,18 @@ class Replay:
             self._index.restore(job)
         elif kind == record.KEYS:
             self._keys.carried(record.decode_keys(entry), segment)
+        elif kind == record.MARK:
+            self._mark(record.decode_mark(entry))
         else:
             raise Newer(f"entry kind {kind}")
+
+    def _mark(self, options: bytes) -> None:
+        """Entries before this one are lost: the events behind it are believed as they are."""
+        try:
+            _mark_options.decode(options)
+        except msgspec.MsgspecError as error:
+            raise Newer(f"a mark of another kind: {error}") from None
+        self._step = step_after_loss
 
     def _event(self, event: EventRecord, place: int) -> None:
         row = self._index.table.row(event.job)
@@ -192,7 +206,7 @@ class Replay:
         if event.kind == record.LEASE:
             if state is DELAYED:
                 state = READY  # its time had come
-            self._set(row, meta, step(state, Event.LEASE))
+            self._set(row, meta, self._step(state, Event.LEASE))
             row.chunk.attempt[row.at] = event.attempt
             self._leases[event.job] = event
         elif event.kind in _ENDS:
@@ -226,14 +240,14 @@ class Replay:
 
     def _end(self, event: EventRecord, row: Row, state: State) -> None:
         index = self._index
-        self._set(row, row.chunk.meta[row.at], step(state, Event(event.kind)))
+        self._set(row, row.chunk.meta[row.at], self._step(state, Event(event.kind)))
         chunk, at = row
         self._finished.append(Finished(event.job, chunk.place[at], chunk.size[at], event, chunk.error[at]))
         index.forget(row)
 
     def _move(self, event: EventRecord, row: Row, state: State, place: int) -> None:
         index = self._index
-        after = step(state, _MOVES[event.kind], delayed=event.due > event.at)
+        after = self._step(state, _MOVES[event.kind], delayed=event.due > event.at)
         self._set(row, row.chunk.meta[row.at], after, event.prio)
         row.chunk.due[row.at] = event.due
         row.chunk.attempt[row.at] = event.attempt
@@ -262,6 +276,11 @@ class Replay:
                 index.settled[f"{leased.job}-{leased.attempt}-{leased.nonce:x}"] = outcome
         for finished in self._finished:
             index.history[finished.number] = finished
+
+
+def rehearsal() -> Apply:
+    """Takes every frame of a journal as a start would, for nothing but what that raises."""
+    return Replay(Index(), KeyIndex(0, 0)).frame
 
 
 def _event(event: EventRecord) -> EventOptions:
