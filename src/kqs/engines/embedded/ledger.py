@@ -98,8 +98,8 @@ class Ledger:
 
     def number_of(self, id: str) -> int | None:
         """The number in an id of this journal, or None."""
-        prefix, _, text = id.rpartition("-")
-        if f"{prefix}-" == self._prefix and text.isascii() and text.isdigit() and len(text) < 20:
+        text = id.removeprefix(self._prefix)
+        if text.isascii() and text.isdigit() and len(text) < 20 and id == self.id_of(int(text)):
             return int(text)
         return None
 
