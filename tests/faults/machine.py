@@ -105,7 +105,7 @@ class Strace:
     ) -> None:
         self.log = log
         # -D: the server stays the process that was started; strace watches from aside.
-        self.argv = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-y", "-o", str(log)]
+        self.argv = ["strace", "-D", "-f", "--seccomp-bpf", "-q", "-y", "-o", str(log)]
         self.argv += ["-e", f"trace={','.join(calls)}"]
         for path in paths:
             self.argv += ["-P", str(path)]

@@ -35,8 +35,9 @@ def cut_under_load(server: ServerProcess, disk: FileSystem, ledger: Ledger, rand
 
     def cut() -> None:
         time.sleep(random.uniform(0.02, 0.2))
-        # From here on replies do not count: a real machine would send none, and Linux may answer an fdatasync
-        # that is under way with success while it gives its journal up (jbd2_complete_transaction).
+        # From here on replies do not count. A real machine would send none, and an fdatasync that is under
+        # way during this ioctl may be told to have succeeded: seen on Linux 6.18 with nothing but a loop of
+        # pwrite and fdatasync beside others' fsync.
         ledger.dark = True
         disk.cut_power()
         server.kill()
