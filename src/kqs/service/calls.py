@@ -439,12 +439,11 @@ class Desk:
 
     def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
-        with self._process.oneshot():
-            process = {
-                "pid": self._process.pid,
-                "rss_bytes": self._process.memory_info().rss,
-                "uptime": monotonic() - self._started,
-            }
+        try:
+            rss = self._process.memory_info().rss
+        except OSError:  # no descriptor left to look: the other figures are wanted all the more
+            rss = None
+        process = {"pid": self._process.pid, "rss_bytes": rss, "uptime": monotonic() - self._started}
         return _encode(
             {
                 **self._engine.stats(given(argument.type)),
