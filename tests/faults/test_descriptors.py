@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from kqs.errors import Busy
 from kqs.service.app import OWN_FILES
 from tests.support import ServerProcess, Wire, until
 
@@ -44,6 +45,25 @@ def test_jobs_whose_segment_cannot_be_opened_wait_and_are_not_buried(tmp_path: P
         assert [(job["id"], job["data"], job["attempt"]) for job in taken] == [
             (id, data, 1) for id, data in zip(ids, payloads, strict=True)
         ]
+        server.stop()
+    finally:
+        server.discard()
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_a_job_whose_bulk_file_cannot_be_opened_waits_and_that_is_no_attempt(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path).start()
+    try:
+        client = server.client()
+        payload = "y" * 100_000
+        id = client.insert("work", payload, max_attempts=1)
+        before = forbid_more_files(server.pid)
+        assert client.call("reserve", {"max": 1, "types": ["work"]}) == {"jobs": []}
+        with pytest.raises(Busy):
+            client.insert("work", payload)
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, before)
+        [job] = client.call("reserve", {"max": 1, "types": ["work"], "wait": 60})["jobs"]
+        assert (job["id"], job["data"], job["attempt"]) == (id, payload, 1)
         server.stop()
     finally:
         server.discard()
