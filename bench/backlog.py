@@ -2,9 +2,9 @@
 
     python bench/backlog.py [--jobs 10000000] [--dir DIR]
 
-Jobs of 100 bytes are inserted in calls of 1,000 over one connection. After every tenth of them the same sample
-is inserted in turn into this server and into a new one without a backlog; the ratio is the median of these
-pairs. Resident memory is the server process's, as its ``stats`` tell it.
+Jobs of 100 bytes are inserted in calls of 1,000 over one connection. After every tenth of them the same
+sample is inserted in turn into this server and into a new one without a backlog; the ratio is the median of
+these pairs. Resident memory is the server process's, as its ``stats`` tell it.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,7 +28,11 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         missing = [name for name in marker.args if shutil.which(name) is None]
         if not missing:
             continue
-        text = f"needs {', '.join(missing)}, not found on PATH"
-        if CI:
-            pytest.fail(text, pytrace=False)
-        pytest.skip(text)
+        unavailable(f"needs {', '.join(missing)}, not found on PATH")
+
+
+def unavailable(text: str) -> NoReturn:
+    """Skip a test for what is not on this machine, or fail it in CI, where everything is."""
+    if CI:
+        pytest.fail(text, pytrace=False)
+    pytest.skip(text)

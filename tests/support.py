@@ -65,6 +65,11 @@ class Output:
         self._pipe.close()
 
     @property
+    def ended(self) -> bool:
+        with self._changed:
+            return self._ended
+
+    @property
     def lines(self) -> list[str]:
         with self._changed:
             return list(self._lines)
@@ -107,6 +112,8 @@ class ServerProcess:
         config: text of its ``kqs.toml``; None for no config file.
         args: further arguments.
         env: further environment.
+        data: its data directory; ``data`` in its folder when not given.
+        under: a command line that runs the server's, which stays the process's own: ``faketime ..``.
     """
 
     def __init__(
@@ -115,10 +122,13 @@ class ServerProcess:
         config: str | None = None,
         args: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
+        *,
+        data: Path | None = None,
+        under: tuple[str, ...] = (),
     ) -> None:
         self.folder = folder
-        self.data = folder / "data"
-        self._argv = [sys.executable, "-m", "kqs.cli.main", "serve", "--log-json"]
+        self.data = data or folder / "data"
+        self._argv = [*under, sys.executable, "-m", "kqs.cli.main", "serve", "--log-json"]
         self._argv += ["--listen", "127.0.0.1:0", "--data", str(self.data), *args]
         if config is not None:
             (folder / "kqs.toml").write_text(config)
@@ -130,10 +140,20 @@ class ServerProcess:
     def start(self) -> ServerProcess:
         """Start it and return when it serves."""
         self.spawn()
-        ready = json.loads(self.stderr.wait_for('"event": "ready"')[0])
-        self.port = int(ready["listen"].rpartition(":")[2])
-        self.ready = ready
+        assert self.serves(), f"the server did not start: {self.stderr.text}"
         return self
+
+    def serves(self) -> bool:
+        """Whether a server that was spawned comes to serve; False: it ended before. Waits for either."""
+        try:
+            line = self.stderr.wait_for('"event": "ready"')[0]
+        except AssertionError:
+            if self.process.poll() is None and not self.stderr.ended:
+                raise
+            return False
+        self.ready = json.loads(line)
+        self.port = int(self.ready["listen"].rpartition(":")[2])
+        return True
 
     def spawn(self) -> None:
         self.process = subprocess.Popen(

@@ -6,8 +6,9 @@ conformance suite in ``kqs.testing`` that every implementation passes.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from msgspec import Struct
 
@@ -36,6 +37,12 @@ class Executor(Protocol):
         ...
 
 
+#: What the operating system says of a full disk.
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+#: What it says when descriptors or memory are short: nothing is wrong with the disk.
+LACKING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
 class DiskFile(Protocol):
     """An open file of a :class:`Disk`."""
 
@@ -58,7 +65,11 @@ class DiskFile(Protocol):
         ...
 
     def datasync(self) -> None:
-        """Return when the content is on stable storage (fdatasync)."""
+        """Return when the content is on stable storage (fdatasync).
+
+        Raises:
+            FileNotFoundError: the file has no name any more: nobody could open what was stored.
+        """
         ...
 
     def close(self) -> None: ...
@@ -189,11 +200,12 @@ class BulkStore(Protocol):
         Raises:
             NotFound: it is not there.
             Internal: it is not what was stored.
+            Busy: it can't be read just now.
         """
         ...
 
     async def delete(self, refs: Sequence[BulkRef]) -> None:
-        """Remove; one that is gone already is no error."""
+        """Remove; one that is gone already is no error, and one that can't be removed now is left."""
         ...
 
     async def close(self) -> None: ...

@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 from kqs.client import Client
 from kqs.errors import CallError, ConnectionFailed
+from tests.support import ServerProcess, until
+
+T = TypeVar("T")
 
 #: A payload above the bulk store's threshold.
 LARGE = "y" * 70_000
@@ -28,6 +31,7 @@ class Ledger:
         keys: the id a key's insert was answered with.
         receipts: all that were ever handed out.
         wrong: what must not happen, in words.
+        dark: whether the power is cut: what is answered now, no real machine would have answered.
     """
 
     accepted: dict[str, Any] = field(default_factory=dict)
@@ -40,6 +44,13 @@ class Ledger:
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     number: int = 0
+    dark: bool = False
+
+    def heard(self, reply: T) -> T:
+        """A reply that came, if there was power to send it."""
+        if self.dark:
+            raise ConnectionFailed("no power", sent=True)
+        return reply
 
     def payload(self, large: bool) -> str:
         """A payload there never was before."""
@@ -96,11 +107,11 @@ class Inserter:
 
     def _single(self) -> None:
         job = self._job()
-        self._ledger.told(self._client.call("insert", job)["id"], job["data"])
+        self._ledger.told(self._ledger.heard(self._client.call("insert", job))["id"], job["data"])
 
     def _batch(self) -> None:
         jobs = [self._job() for _ in range(self._random.randrange(2, 20))]
-        for id, job in zip(self._client.insert_many(jobs), jobs, strict=True):
+        for id, job in zip(self._ledger.heard(self._client.insert_many(jobs)), jobs, strict=True):
             self._ledger.told(id, job["data"])
 
     def _keyed(self) -> None:
@@ -108,13 +119,14 @@ class Inserter:
         ledger = self._ledger
         if ledger.keys and self._random.random() < 0.5:
             key, id = self._random.choice(list(ledger.keys.items()))
-            reply = self._client.call("insert", {"type": "work", "data": "not inserted", "key": key})
+            again = {"type": "work", "data": "not inserted", "key": key}
+            reply = ledger.heard(self._client.call("insert", again))
             if reply != {"id": id, "duplicate": True}:
                 ledger.wrong.append(f"key {key} of {id} was answered {reply}")
             return
         job = self._job()
         job["key"] = key = f"key of {job['data'][:20]}"
-        id = self._client.call("insert", job)["id"]
+        id = ledger.heard(self._client.call("insert", job))["id"]
         ledger.told(id, job["data"])
         ledger.keys[key] = id
 
@@ -136,7 +148,8 @@ class Worker:
         try:
             with self._client:
                 while self._more() and not self.over.is_set():
-                    jobs = self._client.call("reserve", {"max": 8, "wait": 0.5, "types": ["work"]})["jobs"]
+                    ask = {"max": 8, "wait": 0.5, "types": ["work"]}
+                    jobs = self._ledger.heard(self._client.call("reserve", ask))["jobs"]
                     for job in jobs:
                         self._ledger.leased(job)
                     if jobs:
@@ -153,7 +166,7 @@ class Worker:
         acked = {job["id"] for job, said in zip(jobs, settlements, strict=True) if said["outcome"] == "ok"}
         with self._ledger.lock:
             self._ledger.maybe_done |= acked
-        reply = self._client.call("settle", settlements)
+        reply = self._ledger.heard(self._client.call("settle", settlements))
         refused = {one["index"] for one in reply["refused"]}
         with self._ledger.lock:
             for index, (job, said) in enumerate(zip(jobs, settlements, strict=True)):
@@ -163,3 +176,40 @@ class Worker:
                     self._ledger.done.add(job["id"])
                 elif said["outcome"] == "again":
                     self._ledger.attempts[job["id"]] = job["attempt"]
+
+
+def under_load(server: ServerProcess, ledger: Ledger, random: Random, strike: Callable[[], None]) -> None:
+    """Five connections insert and three work while ``strike`` ends the server."""
+    actors: list[Inserter | Worker] = [
+        Inserter(ledger, server.url, Random(random.random())) for _ in range(5)
+    ]
+    actors += [Worker(ledger, server.url, Random(random.random())) for _ in range(3)]
+    threads = [threading.Thread(target=actor.run) for actor in actors]
+    for thread in threads:
+        thread.start()
+    try:
+        strike()
+    finally:
+        for actor in actors:
+            actor.over.set()
+        server.discard()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def drain(server: ServerProcess, ledger: Ledger, random: Random) -> set[str]:
+    """Do all jobs the server has; returns the ids of those that were promised and are nowhere."""
+    client = server.client()
+
+    def left() -> int:
+        jobs = client.stats()["jobs"]
+        return int(jobs["ready"] + jobs["delayed"])
+
+    # Leases that were out when the server died last until their ttr: their jobs count as there.
+    out = {job["id"] for job in client.call("jobs", {"state": "reserved", "limit": 1000})["jobs"]}
+    worker = Worker(ledger, server.url, random, lambda: left() > 0)
+    worker.drain = True
+    worker.run()
+    until(lambda: left() == 0)
+    return ledger.accepted.keys() - ledger.done - ledger.maybe_done - out

@@ -110,7 +110,7 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     process, journal = answer["process"], answer["journal"]
     console.print(
         f"{answer['name']}: engine {answer['engine']}, process {process['pid']}, "
-        f"{process['rss_bytes'] / 2**20:.0f} MiB, up {process['uptime']:.0f} s; journal "
+        f"{(process['rss_bytes'] or 0) / 2**20:.0f} MiB, up {process['uptime']:.0f} s; journal "
         f"{journal['bytes'] / 2**20:.1f} MiB in {journal['segments']} segments, "
         f"sequence {journal['synced_seq']} of {journal['last_seq']} synced",
         highlight=False,

@@ -50,6 +50,8 @@ class RealFile:
 
     def datasync(self) -> None:
         os.fdatasync(self._fd)
+        if os.fstat(self._fd).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "a journal file was removed while the server uses it")
 
     def close(self) -> None:
         os.close(self._fd)

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 from ..core import record
 from ..core.record import Damaged, SegmentHeader
-from ..errors import DamagedJournal, JournalFailed
-from ..ports import Disk, DiskFile, Executor
+from ..errors import Busy, DamagedJournal, JournalFailed
+from ..ports import FULL, LACKING, Disk, DiskFile, Executor
 from .manifest import Manifest, SegmentInfo, write_all
 from .recovery import Recovered, make_segment, recover
 from .scan import Apply
-from .space import BALLAST, FULL, SPARE, has_space, spare_names, store_manifest
+from .space import BALLAST, SPARE, has_space, spare_names, store_manifest
 
 SEGMENT_SIZE = 64 * 1024 * 1024
 #: Appends are put into one frame until it has this many bytes.
@@ -345,9 +345,9 @@ class Journal:
         elif self._in_flight is None:
             self._idle.set()
 
-    def _fail(self, error: BaseException | None, batch: list[_Append]) -> None:
+    def _fail(self, error: BaseException | None, batch: list[_Append]) -> JournalFailed:
         """Poison the journal: everybody waiting learns that the outcome is unknown (G5)."""
-        self.failed = JournalFailed(f"journal write failed, the server stops: {error}")
+        self.failed = failure = JournalFailed(f"the journal failed, the server stops: {error}")
         for append in (*batch, *self._pending):
             if append.future is not None and not append.future.done():
                 append.future.set_exception(self.failed)
@@ -359,7 +359,8 @@ class Journal:
         self._syncs = []
         self._idle.set()
         if self._on_failure is not None:
-            self._on_failure(self.failed)
+            self._on_failure(failure)
+        return failure
 
     async def sync(self) -> None:
         """Return when everything appended so far is durable, whatever is appended meanwhile.
@@ -391,6 +392,8 @@ class Journal:
 
         Raises:
             DamagedJournal: the disk gave back something else.
+            Busy: the system lacks what it takes to read now; the entry is no worse for it.
+            JournalFailed: the segment is gone from the disk.
         """
         name = SegmentInfo(segment, 0, 0).file
         try:
@@ -400,7 +403,11 @@ class Journal:
                 size = record.entry_size(entry)
                 entry = entry[:size] if size <= len(entry) else reader.pread(size, offset)
             record.check_entry(entry)
+        except FileNotFoundError as error:
+            raise self.failed or self._fail(error, self._in_flight or []) from None
         except OSError as error:
+            if error.errno in LACKING:
+                raise Busy(f"{name} cannot be read now: {error.strerror}; try again") from None
             raise DamagedJournal(name, offset, None, f"it cannot be read: {error.strerror}") from None
         except Damaged as damage:
             raise DamagedJournal(name, offset, None, damage.what) from None

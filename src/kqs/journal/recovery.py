@@ -48,9 +48,7 @@ def lock_directory(directory: str) -> int:
         make_directory(directory)
         fd = os.open(f"{directory}/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise DataDirError(
-            f"data directory {directory} cannot be written: {error.strerror}; choose another with --data"
-        ) from None
+        raise _unwritable(directory, error) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -60,9 +58,19 @@ def lock_directory(directory: str) -> int:
             f"data directory {directory} is in use by another server"
             f"{f' (process {holder})' if holder else ''}; stop it, or choose another with --data"
         ) from None
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+    except OSError as error:
+        os.close(fd)
+        raise _unwritable(directory, error) from None
     return fd
+
+
+def _unwritable(directory: str, error: OSError) -> DataDirError:
+    return DataDirError(
+        f"data directory {directory} cannot be written: {error.strerror}; choose another with --data"
+    )
 
 
 def recover(

@@ -5,11 +5,10 @@ A disk that is full must not keep jobs from ending, nor the journal from startin
 
 from __future__ import annotations
 
-import errno
 import re
 from typing import Final
 
-from ..ports import Disk
+from ..ports import FULL, Disk
 from . import manifest as manifests
 from .manifest import Manifest
 
@@ -17,8 +16,6 @@ from .manifest import Manifest
 SPARE: Final = "spare-"
 #: A file whose space is given up so that a manifest can be written on a full disk.
 BALLAST: Final = "ballast"
-#: What the operating system says of a full disk.
-FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 
 _SPARE_FILE = re.compile(r"spare-\d+")
 

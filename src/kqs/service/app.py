@@ -7,11 +7,13 @@ import gc
 import ipaddress
 import os
 import random
+import resource
 import socket
 import sys
 from time import monotonic
 from typing import Any
 
+import msgspec
 import structlog
 
 from ..core.calls import ALLOWED
@@ -27,7 +29,7 @@ from ..stores.files import FileStore
 from .calllog import CallLog
 from .calls import Desk
 from .clock import SystemClock
-from .config import Config, split_address
+from .config import Config, LimitsConfig, split_address
 from .dispatch import Dispatch
 from .handlers import Handlers
 from .health import HealthFacts, assess
@@ -40,6 +42,8 @@ from .workers import LocalWorkers
 TICK = 0.02
 #: Seconds peers have, at the end, to take the replies that are on their way to them.
 LAST_WORDS = 2.0
+#: File descriptors kept for files, workers and listeners.
+OWN_FILES = 192
 #: An oversize payload no job refers to is collected when it is this old, seconds.
 ORPHAN_GRACE = 3600.0
 
@@ -143,7 +147,7 @@ class Service:
         self._metrics = Metrics()
         intake = Intake(self._engine, self._store, config.bulk.threshold, self._metrics, self._call_log)
         self._dispatch = Dispatch(self._engine)
-        self._server = Server(config.limits, tokens=bool(config.tokens))
+        self._server = Server(self._limits(), tokens=bool(config.tokens))
         self._desk = Desk(
             engine=self._engine,
             intake=intake,
@@ -189,6 +193,22 @@ class Service:
                 "the data directory is on a network file system: its fsync and locks may not hold",
                 file_system=kind,
             )
+
+    def _limits(self) -> LimitsConfig:
+        """The configured limits, with no more connections than the limit on open files has room for.
+
+        A peer that is one too many is refused; without room the journal could not open its next segment.
+        """
+        limits = self._config.limits
+        room = room_for_connections(limits.connections)
+        if room < limits.connections:
+            self._log.warning(
+                "limits.connections is lowered: the limit on open files has no room for more; raise it with "
+                "'ulimit -n' or LimitNOFILE=",
+                connections=room,
+                configured=limits.connections,
+            )
+        return msgspec.structs.replace(limits, connections=room)
 
     async def _listen(self, data: str) -> None:
         config = self._config.server
@@ -267,10 +287,15 @@ class Service:
     def _health(self) -> dict[str, Any]:
         eligible = self._look_for_work()
         now = monotonic()
-        free, total = RealDisk().free(self._data)
+        failed = None if self._failure is None else str(self._failure)
+        free = total = 0
+        try:
+            free, total = RealDisk().free(self._data)
+        except OSError as error:
+            failed = failed or f"data directory {self._data}: {error.strerror}"
         facts = HealthFacts(
             accepting=self._engine.journal.accepting,
-            failed=str(self._failure) if self._failure else None,
+            failed=failed,
             draining=not self._desk.accepting,
             disk_free=free,
             disk_total=total,
@@ -334,6 +359,24 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def room_for_connections(wanted: int) -> int:
+    """How many of these connections the limit on open files has room for.
+
+    The soft limit is raised as far as they need it and the hard one allows: 1024 is common, and for programs
+    that call select().
+    """
+    needed = wanted + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        try:
+            raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+        except (OSError, ValueError):  # macOS has another, smaller limit
+            pass
+    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OWN_FILES))
 
 
 def file_system(path: str) -> str:

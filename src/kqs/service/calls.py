@@ -34,6 +34,7 @@ from ..core.outcome import Settlement
 from ..core.wire import BadLine, Request
 from ..errors import (
     BadRequest,
+    Busy,
     CallError,
     Forbidden,
     Internal,
@@ -54,6 +55,8 @@ _encode = msgspec.json.encode
 _settlements = msgspec.json.Decoder(list[Settlement])
 PONG: Final = b'"pong"'
 NULL: Final = b"null"
+#: Seconds a job waits when its payload can't be read just now.
+_LATER: Final = 1.0
 
 
 class LeaseView(Struct, omit_defaults=True, gc=False):
@@ -375,6 +378,10 @@ class Desk:
             if lease.bulk is not None:
                 try:
                     data = await self._bulk.get(lease.bulk)
+                except Busy:
+                    # Descriptors or memory are short, here and now: that is no attempt.
+                    await self._engine.settle([Settlement(lease.receipt, "release", delay=_LATER)])
+                    continue
                 except CallError as error:
                     # The store is away or lost it: the job waits and says so; it is not failed (G6).
                     await self._engine.settle([Settlement(lease.receipt, "again", reason=str(error))])
@@ -432,12 +439,11 @@ class Desk:
 
     def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
-        with self._process.oneshot():
-            process = {
-                "pid": self._process.pid,
-                "rss_bytes": self._process.memory_info().rss,
-                "uptime": monotonic() - self._started,
-            }
+        try:
+            rss = self._process.memory_info().rss
+        except OSError:  # no descriptor left to look: the other figures are wanted all the more
+            rss = None
+        process = {"pid": self._process.pid, "rss_bytes": rss, "uptime": monotonic() - self._started}
         return _encode(
             {
                 **self._engine.stats(given(argument.type)),

@@ -45,7 +45,8 @@ class LimitsConfig(_Table, frozen=True):
 
     Attributes:
         line: longest line taken, bytes.
-        connections: open connections; more are closed at once.
+        connections: open connections; more are closed at once. The limit on open files (``ulimit -n``) may
+            lower it: it is raised as far as allowed, and some 200 descriptors are kept for the server itself.
         in_flight: unanswered calls of one connection; reading stops until some are answered.
         write_timeout: seconds a peer may leave its replies untaken before it is dropped.
         unsynced: bytes of accepted jobs waiting for the disk; reading stops until they are durable.

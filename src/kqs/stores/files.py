@@ -7,7 +7,6 @@ refers to it is journaled. Names are random and made here; nothing a caller send
 from __future__ import annotations
 
 import asyncio
-import errno
 import fcntl
 import hashlib
 import os
@@ -17,8 +16,11 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 
+import structlog
+
 from ..core.job import BulkRef
-from ..errors import CallError, DiskFull, Internal, NotFound
+from ..errors import Busy, CallError, DiskFull, Internal, NotFound
+from ..ports import FULL, LACKING
 
 _NAME = re.compile(r"[0-9a-f]{32}")
 #: Locked, shared, by everybody who makes a copy.
@@ -55,8 +57,10 @@ class FileStore:
         try:
             digest = await work
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL:
                 raise DiskFull("the disk is full: the payload cannot be stored") from None
+            if error.errno in LACKING:
+                raise Busy(f"the payload cannot be stored now: {error.strerror}; try again") from None
             raise Internal(f"the bulk store failed: {error.strerror}") from None
         return BulkRef(name, digest, len(data))
 
@@ -147,6 +151,8 @@ class FileStore:
         except FileNotFoundError:
             raise NotFound(f"the payload {ref.name} is not in the bulk store") from None
         except OSError as error:
+            if error.errno in LACKING:
+                raise Busy(f"the payload {ref.name} cannot be read now: {error.strerror}") from None
             raise Internal(f"the bulk store failed: {error.strerror}") from None
         if len(data) != ref.size or hashlib.sha256(data).hexdigest() != ref.sha256:
             raise Internal(f"the payload {ref.name} is not what was stored: its SHA-256 differs")
@@ -178,6 +184,8 @@ class FileStore:
                 os.unlink(path)
             except FileNotFoundError:
                 pass
+            except OSError as error:  # no job refers to it: it will be collected
+                structlog.get_logger().warning("a bulk file cannot be removed now", reason=str(error))
 
     def _collect(self, wanted: Collection[str], grace: float) -> int:
         removed = 0

@@ -246,6 +246,9 @@ class SimDisk:
         self._media.change(change)
         self._refuse(fault, path)
 
+    def _named(self, content: Content) -> bool:
+        return any(content is named for _path, named in self._media.files())
+
     def _used(self) -> int:
         return sum(len(content.seen) for _path, content in self._media.files())
 
@@ -357,6 +360,8 @@ class SimFile:
         self._disk._refuse(fault, self._path)
         if fault is None or fault.effect != "lie":
             self._content.sync()
+        if not self._disk._named(self._content):
+            raise error(errno.ENOENT, self._path)
 
     def close(self) -> None:
         if self._open and self._life == self._disk._life:

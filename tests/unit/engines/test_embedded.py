@@ -6,6 +6,7 @@ What every engine does is in tests/conformance.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
@@ -421,3 +422,46 @@ async def test_an_oversize_payload_is_deleted_only_after_the_end_of_its_job_is_d
     await come_to_rest()
     assert sorted(store.deleted) == ["one", "three"]  # what was buried keeps its payload
     assert engine.bulk_names() == {"two"}
+
+
+async def test_a_payload_stays_without_a_word_when_the_journal_fails_before_its_turn() -> None:
+    """The end of its job may not be durable; and it is the journal's failure that is reported, once."""
+    disk, store, executor = SimDisk(1), WatchedStore(), SteppedExecutor()
+    disk.makedirs("/data")
+
+    def open_journal(apply: Apply) -> Journal:
+        return Journal.open(disk, executor, "/data", apply, now=0, segment_size=4096)
+
+    random = Random(1)
+    engine = EmbeddedEngine(
+        open_journal, VirtualClock(), random=random.random, nonce=random.getrandbits, bulk=store
+    )
+    executor.run()
+    job = NewJob("t", b"", False, 2, 0, 30_000, JobOptions(bulk=BulkRef("one", "0" * 64, 100_000)))
+    await through(executor, asyncio.ensure_future(engine.put([job])))
+    [lease] = await engine.reserve((), 1, holder="w")
+    executor.run()
+    reported: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: reported.append(context))
+    disk.inject = FaultAt(1, EIO, kinds=("datasync",))
+    with pytest.raises(JournalFailed):
+        await through(executor, asyncio.ensure_future(engine.settle([Settlement(lease.receipt, "ok")])))
+    await come_to_rest()
+    gc.collect()  # tells of exceptions nobody retrieved
+    assert (store.deleted, reported) == ([], [])
+
+
+# -- the wall clock between two runs ------------------------------------------------------------
+
+
+async def test_no_lease_outlasts_its_ttr_because_the_clock_was_set_back(
+    harness: SimulatedHarness, queue: Queue
+) -> None:
+    id = await queue.put_one(ttr=10)
+    lease = await queue.take_one()
+    await harness.engine.journal.sync()  # type: ignore[union-attr]
+    harness.clock.jump(-3650 * 86_400)
+    await queue.restart("crash")
+    assert await queue.advance(9) == []
+    assert [expired.id for expired in await queue.run_out(1)] == [id]
+    assert await queue.settle(lease) is None  # until it is rescued it may still be settled

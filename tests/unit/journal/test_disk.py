@@ -48,6 +48,18 @@ def test_files_are_written_and_read_at_offsets(disk_at: tuple[Disk, str]) -> Non
         disk.open(f"{base}/none")
 
 
+def test_what_has_no_name_any_more_is_not_stored(disk_at: tuple[Disk, str]) -> None:
+    disk, base = disk_at
+    file = disk.open(f"{base}/f", create=True)
+    file.pwrite(b"x", 0)
+    disk.rename(f"{base}/f", f"{base}/g")
+    file.datasync()
+    disk.unlink(f"{base}/g")
+    with pytest.raises(FileNotFoundError):
+        file.datasync()
+    file.close()
+
+
 def test_allocated_space_reads_as_zeros_and_leaves_the_rest(disk_at: tuple[Disk, str]) -> None:
     disk, base = disk_at
     file = disk.open(f"{base}/f", create=True)

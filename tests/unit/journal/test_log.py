@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from kqs.core import record
-from kqs.errors import DamagedJournal, JournalFailed
+from kqs.errors import Busy, DamagedJournal, JournalFailed
 from kqs.journal import log
 from kqs.journal.log import Journal
 from kqs.journal.space import spare_names
@@ -405,6 +405,31 @@ async def test_an_entry_the_disk_cannot_read_is_named(rig: Rig) -> None:
     with pytest.raises(DamagedJournal, match="Input/output error"):
         journal.read(location.segment, location.offset, size)
     assert journal.read(location.segment, location.offset, size) == accept(1, b"payload")
+    await journal.close()
+
+
+@pytest.mark.parametrize("kind", ["open", "pread"])
+@pytest.mark.parametrize("lack", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_what_lacks_for_a_moment_is_no_damage(rig: Rig, lack: int, kind: str) -> None:
+    journal = rig.open()
+    location = await write(journal, b"payload")
+    rig.disk.inject = FaultAt(1, Fault("error", lack), kinds=(kind,))
+    with pytest.raises(Busy, match="cannot be read now"):
+        journal.read(location.segment, location.offset)
+    assert journal.read(location.segment, location.offset) == accept(1, b"payload")
+    await journal.close()
+
+
+async def test_a_segment_that_is_gone_stops_everything(rig: Rig) -> None:
+    journal = rig.open()
+    location = await write(journal, b"payload")
+    rig.disk.inject = FaultAt(1, Fault("error", errno.ENOENT), kinds=("open",), lasting=True)
+    for _ in range(2):
+        with pytest.raises(JournalFailed, match="No such file"):
+            journal.read(location.segment, location.offset)
+    assert len(rig.failures) == 1
+    with pytest.raises(JournalFailed):
+        await write(journal, b"more")
     await journal.close()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kqs.core.job import BulkRef
-from kqs.errors import DiskFull, Internal, NotFound
+from kqs.errors import Busy, DiskFull, Internal, NotFound
 from kqs.stores.files import FileStore
 
 
@@ -81,6 +81,32 @@ async def test_a_disk_that_fails_is_said(
         with pytest.raises(Internal, match="Input/output error"):
             await store.put(b"x")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("lack", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+async def test_what_lacks_for_a_moment_is_no_failure_of_the_store(
+    store: FileStore, monkeypatch: pytest.MonkeyPatch, lack: int
+) -> None:
+    ref = await store.put(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", failing(lack))
+        with pytest.raises(Busy):
+            await store.put(b"y")
+        with pytest.raises(Busy):
+            await store.get(ref)
+    assert await store.get(ref) == b"x"
+
+
+async def test_a_file_that_cannot_be_removed_is_left_to_be_collected(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = await store.put(b"x")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", failing(errno.EIO))
+        await store.delete([ref])
+    assert os.listdir(tmp_path) == [ref.name]
+    os.utime(tmp_path / ref.name, (1, 1))
+    assert await store.collect(set(), 3600) == 1
 
 
 async def test_a_read_that_fails_is_said(store: FileStore, tmp_path: Path) -> None:

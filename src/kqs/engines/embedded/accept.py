@@ -175,7 +175,8 @@ class Acceptor:
                 self._keys_pending[key] = number
             fresh.append(job)
             numbers.append(number)
-        await self._put_fresh(fresh, own)
+        # A caller that gives up must not take back what later callers with its keys wait for.
+        await asyncio.shield(asyncio.ensure_future(self._put_fresh(fresh, own)))
         ids = [self._ledger.id_of(number if isinstance(number, int) else await number) for number in numbers]
         return Inserted(ids, tuple(duplicates))
 

@@ -19,7 +19,7 @@ import structlog
 from ...core import record
 from ...core.lifecycle import State
 from ...core.record import Damaged, Newer
-from ...errors import DamagedJournal, JournalFailed
+from ...errors import Busy, DamagedJournal, JournalFailed
 from ...journal.log import Location
 from .job import LiveJob, encode_carry
 from .ledger import Ledger
@@ -81,8 +81,8 @@ class Compactor:
                     await self._carry_segment(self._ledger.journal.oldest_segment)
                 else:
                     return
-        except JournalFailed:
-            return  # the server is stopping for it
+        except (JournalFailed, Busy):
+            return  # the server is stopping for it; or an entry can't be read just now: the next pass will
 
     async def _drop(self, segments: list[int]) -> None:
         """Give up segments no live job stands in, after their keys were carried."""

@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from ...core import record
 from ...core.job import SECOND, NewJob
 from ...core.lifecycle import Event
 from ...core.outcome import Settlement
 from ...core.record import FLAG_BINARY, FLAG_LOCAL, Damaged, Newer
-from ...errors import Conflict, DamagedJournal
+from ...errors import Busy, Conflict, DamagedJournal
 from ...journal.log import Journal
 from ...journal.scan import Apply
 from ...ports import BulkStore, Clock, Expired, Inserted, Lease, Refusal
@@ -40,6 +41,8 @@ KEY_WINDOW: Final = 86_400.0
 KEY_CAP: Final = 500_000
 #: How often a full disk is asked again, microseconds.
 _RESERVE_EVERY: Final = SECOND // 2
+#: How often it is logged that jobs wait because the system lacks something, microseconds.
+_TELL_EVERY: Final = 60 * SECOND
 _CONTROL: Final = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
 
 
@@ -87,7 +90,7 @@ class EmbeddedEngine:
         self._compactor = Compactor(ledger)
         self._closing = False
         self._held_back = False
-        self._reserved_at = 0
+        self._reserved_at = self._lack_told = 0
         self._reserve()
         self._index.release_due(clock.now())
         self._settler.release_local()
@@ -110,18 +113,11 @@ class EmbeddedEngine:
             self._held_back = True
             return []
         index, journal = self._index, self.journal
-        jobs: list[tuple[LiveJob, bytes]] = []
-        for number in index.take(types, limit):
-            row = index.row(number)
-            try:
-                loaded = index.load(row, self._ledger.entry(row, keep=False))
-                jobs.append((loaded.job, loaded.payload))
-            except (DamagedJournal, Damaged, Newer) as damage:
-                self._ledger.bury_unreadable(row, damage)
+        options = msgspec.json.encode(EventOptions(holder=holder))
+        jobs = self._load(index.take(types, limit))
         if not jobs:
             return []
         now = self._ledger.now()
-        options = msgspec.json.encode(EventOptions(holder=holder))
         flags = FLAG_LOCAL if local else 0
         parts: list[bytes] = []
         leases: list[Lease] = []
@@ -164,6 +160,29 @@ class EmbeddedEngine:
             )
         journal.append_unwaited(parts, first)
         return leases
+
+    def _load(self, numbers: list[int]) -> list[tuple[LiveJob, bytes]]:
+        """Jobs that were taken, and their payloads; those that can't be had now stand in line again."""
+        index = self._index
+        jobs: list[tuple[LiveJob, bytes]] = []
+        try:
+            for number in numbers:
+                row = index.row(number)
+                try:
+                    loaded = index.load(row, self._ledger.entry(row, keep=False))
+                    jobs.append((loaded.job, loaded.payload))
+                except (DamagedJournal, Damaged, Newer) as damage:
+                    self._ledger.bury_unreadable(row, damage)
+        except Busy as busy:
+            index.put_back(numbers[numbers.index(number) :])
+            self._held_back = True
+            if (now := self._ledger.now()) - self._lack_told >= _TELL_EVERY:
+                self._lack_told = now
+                structlog.get_logger().warning("jobs wait: their payloads can't be read", reason=str(busy))
+        except BaseException:
+            index.put_back(numbers)
+            raise
+        return jobs
 
     async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[bool]:
         index, journal = self._index, self.journal

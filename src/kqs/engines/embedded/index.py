@@ -297,7 +297,7 @@ class Index:
     # -- asking ---------------------------------------------------------------------------------
 
     def take(self, types: Collection[str], limit: int) -> list[int]:
-        """The numbers of the next jobs to lease; the caller leases every one of them."""
+        """The numbers of the next jobs to lease; the caller leases or buries each, or puts it back."""
         seen: set[int] = set()  # a job that was parked and kicked stands in line twice
 
         def still_ready(number: int, prio: int) -> bool:
@@ -307,6 +307,13 @@ class Index:
             return True
 
         return self._ready.pop(types, limit, still_ready)
+
+    def put_back(self, numbers: Collection[int]) -> None:
+        """Jobs that were taken and not leased stand in line again; those not ready any more do not."""
+        for number in numbers:
+            row = self.row(number)
+            if self.state_of(row) is READY:
+                self._ready.push(self.prio_of(row), self.type_of(row), number)
 
     def _still_ready(self, number: int, prio: int) -> bool:
         row = self.table.row(number)

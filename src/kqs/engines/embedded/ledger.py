@@ -70,7 +70,15 @@ class Ledger:
         self.journal = open_journal(replay.frame)
         replay.finish(self.read)
         self.keys.settle(clock.now())
+        self._shorten_leases(clock.now())
         self._prefix = f"{self.journal.journal_id[:8]}-"
+
+    def _shorten_leases(self, now: int) -> None:
+        """No lease lasts longer than its ttr from now on: the clock may have been set back since."""
+        for job in self.index.leases.values():
+            longest = now + job.ttr * 1000
+            if job.expires > longest:
+                self.index.renew(job, longest)
 
     def now(self) -> int:
         """The clock's time, microseconds since 1970."""
@@ -98,8 +106,8 @@ class Ledger:
 
     def number_of(self, id: str) -> int | None:
         """The number in an id of this journal, or None."""
-        prefix, _, text = id.rpartition("-")
-        if f"{prefix}-" == self._prefix and text.isascii() and text.isdigit() and len(text) < 20:
+        text = id.removeprefix(self._prefix)
+        if text.isascii() and text.isdigit() and len(text) < 20 and id == self.id_of(int(text)):
             return int(text)
         return None
 

@@ -12,6 +12,7 @@ from ...core.job import PRIO_NUMBER, SECOND
 from ...core.lifecycle import Event
 from ...core.outcome import Reason, Settlement
 from ...core.retry import RetryPolicy, attempts_left, retry_delay
+from ...errors import JournalFailed
 from ...ports import BulkStore, Refusal
 from .index import READY
 from .job import LiveJob
@@ -81,7 +82,10 @@ class Settler:
 
     async def _delete_bulk(self, job: LiveJob) -> None:
         """Delete a payload once the end of its job is durable."""
-        await self._ledger.journal.sync()
+        try:
+            await self._ledger.journal.sync()
+        except JournalFailed:
+            return  # the end may not be durable: the payload stays
         if job.options.bulk is not None and self._bulk is not None:
             await self._bulk.delete([job.options.bulk])
 
