@@ -11,7 +11,7 @@ from ..engines.embedded import EmbeddedEngine
 from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
 from ..journal.recovery import Apply, lock_directory
-from ..ports import Disk, Executor
+from ..ports import BulkStore, Disk, Executor
 from .clock import VirtualClock
 from .disk import SimDisk
 from .engines.harness import EngineHarness
@@ -31,6 +31,7 @@ def open_embedded(
     *,
     segment_size: int = SEGMENT_SIZE,
     payload_window: int = PAYLOAD_WINDOW,
+    bulk: BulkStore | None = None,
 ) -> EmbeddedEngine:
     """An embedded engine all of whose randomness is drawn from ``random``."""
 
@@ -50,6 +51,7 @@ def open_embedded(
         clock,
         random=random.random,
         nonce=random.getrandbits,
+        bulk=bulk,
         payload_window=payload_window,
     )
 
