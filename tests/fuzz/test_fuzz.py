@@ -57,10 +57,11 @@ class Session:
         self.random = random = Random(f"{SEED}/{number}")
         self.calls: dict[str, Call] = {}
         lines = []
+        share = random.choice((0.03, 0.1, 0.3, 1.0))  # a line that is no JSON ends the session
         for position in range(random.choice((1, 2, 5, 20, 40))):
             made = call(random, f"{number}.{position}")
             line = made.line
-            if random.random() < 0.6:
+            if random.random() < share:
                 line = hostile(random, line)
             else:
                 self.calls[made.id] = made
