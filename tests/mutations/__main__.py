@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from . import engine, journal, service
-from .mutation import ROOT, Mutation, Stale, Verdict, run_tests, try_mutation
+from .mutation import ROOT, Mutation, Stale, Verdict, find, run_tests, try_mutation
 
 MUTATIONS: list[Mutation] = [*journal.MUTATIONS, *engine.MUTATIONS, *service.MUTATIONS]
 PAGE = ROOT / "docs" / "_mutations.md"
@@ -64,7 +64,7 @@ def attempt(mutation: Mutation) -> Verdict:
 def table(mutations: Sequence[Mutation], verdicts: Sequence[Verdict]) -> str:
     """The table of docs/reliability.md."""
     rows = [
-        f"| {mutation.name} | `{mutation.file}` | {_test(verdict.red)} |"
+        f"| {mutation.name} | `{find(mutation, ROOT / 'src').name}` | {_test(verdict.red)} |"
         for mutation, verdict in zip(mutations, verdicts, strict=True)
     ]
     return "\n".join(["| taken out | of | what went red |", "| --- | --- | --- |", *rows]) + "\n"

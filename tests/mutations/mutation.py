@@ -16,6 +16,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).parent.parent.parent
 #: A mutant that hangs is red after this many seconds.
 PATIENCE = 120.0
+#: Says of a test that it did not end.
+WAITS = "(waits for ever)"
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
@@ -24,8 +26,8 @@ class Mutation(NamedTuple):
 
     Attributes:
         name: what is done to it, for the table.
-        file: under ``src/kqs``.
-        old: text that stands in the file exactly once.
+        place: file or folder under ``src/kqs``.
+        old: text that stands there exactly once.
         new: what stands there in the mutant.
         tests: what pytest is given; at least one of them must go red.
         fast: whether it is tried in every test run.
@@ -33,7 +35,7 @@ class Mutation(NamedTuple):
     """
 
     name: str
-    file: str
+    place: str
     old: str
     new: str
     tests: tuple[str, ...]
@@ -57,36 +59,46 @@ class Stale(Exception):
     """The list does not fit the sources, or the tests do not run, so that nothing was proved."""
 
 
-def mutate(mutation: Mutation, source: str) -> str:
-    """The mutant's text of the file.
+def find(mutation: Mutation, sources: Path) -> Path:
+    """The file that a mutation changes.
+
+    Args:
+        sources: the folder that holds the package.
 
     Raises:
-        Stale: the old text is not there exactly once.
+        Stale: its old text is not there exactly once.
     """
-    times = source.count(mutation.old)
-    if times != 1:
-        raise Stale(
-            f"{mutation.name}: its old text is in {mutation.file} {times} times; bring the list up to date"
-        )
-    return source.replace(mutation.old, mutation.new)
+    place = sources / "kqs" / mutation.place
+    files = [place] if place.is_file() else sorted(place.rglob("*.py"))
+    found = [path for path in files for _ in range(path.read_text().count(mutation.old))]
+    if len(found) != 1:
+        raise Stale(f"{mutation.name}: its old text is in {mutation.place} {len(found)} times; mend the list")
+    return found[0]
 
 
 def try_mutation(mutation: Mutation) -> Verdict:
     """Run a mutation's tests against a mutant.
 
     Raises:
-        Stale: see :func:`mutate`; or pytest could not run the tests.
+        Stale: see :func:`find`; or pytest could not run the tests.
     """
     with tempfile.TemporaryDirectory(prefix="kqs-mutant-") as folder:
         shutil.copytree(ROOT / "src", f"{folder}/src", ignore=shutil.ignore_patterns("__pycache__"))
-        path = Path(folder, "src", "kqs", mutation.file)
-        path.write_text(mutate(mutation, path.read_text()))
-        return run_tests(
-            mutation.tests, folder, patience=mutation.hangs or PATIENCE, hangs=mutation.hangs > 0
-        )
+        path = find(mutation, Path(folder, "src"))
+        sound = path.read_text()
+        path.write_text(sound.replace(mutation.old, mutation.new))
+        if not mutation.hangs:
+            return run_tests(mutation.tests, folder)
+        verdict = run_tests(mutation.tests, folder, patience=mutation.hangs, hangs=True)
+        if verdict.red.endswith(WAITS):
+            path.write_text(sound)  # is it the mutant that makes them wait?
+            run_tests(mutation.tests, folder, patience=mutation.hangs / 2)
+        return verdict
 
 
-def run_tests(tests: Collection[str], folder: str, *, patience: float, hangs: bool = False) -> Verdict:
+def run_tests(
+    tests: Collection[str], folder: str, *, patience: float = PATIENCE, hangs: bool = False
+) -> Verdict:
     """Run tests against the sources in ``folder/src``, stopping at the first failure.
 
     Args:
@@ -102,6 +114,7 @@ def run_tests(tests: Collection[str], folder: str, *, patience: float, hangs: bo
     env |= {
         "PYTHONPATH": os.pathsep.join((f"{folder}/src", str(ROOT))),
         "PYTHONDONTWRITEBYTECODE": "1",
+        "KQS_PATIENCE": "15",  # what does not happen is known sooner
         "HYPOTHESIS_STORAGE_DIRECTORY": f"{folder}/hypothesis",  # a mutant's failures are nobody else's
     }
     argv = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", f"--basetemp={folder}/tmp"]
@@ -122,7 +135,7 @@ def run_tests(tests: Collection[str], folder: str, *, patience: float, hangs: bo
         output, _ = process.communicate()
         if not hangs:
             raise Stale(f"{' '.join(tests)} took more than {patience:g} s:\n{output[-3000:]}") from None
-        return Verdict(f"{tests[0]} (waits for ever)", output)
+        return Verdict(f"{next(iter(tests))} {WAITS}", output)
     if process.returncode == 0:
         return Verdict("", output)
     failed = _FAILED.search(output)

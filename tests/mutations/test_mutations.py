@@ -7,7 +7,7 @@ import os
 import pytest
 
 from .__main__ import MUTATIONS
-from .mutation import ROOT, Mutation, mutate, try_mutation
+from .mutation import ROOT, Mutation, find, try_mutation
 
 ALL = os.environ.get("KQS_MUTATIONS") == "all"
 CHOSEN = [mutation for mutation in MUTATIONS if mutation.fast or ALL]
@@ -21,8 +21,8 @@ def test_a_safeguard_that_is_taken_out_is_missed(mutation: Mutation) -> None:
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
 def test_the_list_is_up_to_date(mutation: Mutation) -> None:
-    source = (ROOT / "src" / "kqs" / mutation.file).read_text()
-    compile(mutate(mutation, source), mutation.file, "exec")
+    source = find(mutation, ROOT / "src").read_text()
+    compile(source.replace(mutation.old, mutation.new), "mutant", "exec")
 
 
 def test_names_are_told_apart() -> None:

@@ -155,6 +155,19 @@ async def test_keys_outlive_the_segment_of_their_job() -> None:
     assert engine_of(queue).journal.oldest_segment > 3
 
 
+async def test_a_segment_is_kept_until_its_jobs_are_in_the_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Callers of many frames are told over many turns of the loop; meanwhile segments seem to be empty."""
+    monkeypatch.setattr("kqs.journal.log.TOLD_AT_ONCE", 1)
+    queue = await make_queue()
+    puts = [asyncio.ensure_future(queue.put_one(data=b'"%s"' % (b"x" * 300))) for _ in range(80)]
+    while not all(put.done() for put in puts):
+        queue.engine.tick()
+        await asyncio.sleep(0)
+    assert queue.engine.stats()["journal"]["segments"] > 5
+    await queue.restart("crash")
+    assert [view["id"] for view in await queue.everything()] == [put.result() for put in puts]
+
+
 async def live(queue: Queue, acked: dict[str, str]) -> None:
     """Keep a few jobs and a key while the log goes round; notes what was confirmed."""
     for number in range(4):
