@@ -147,15 +147,12 @@ def run_round(run: Sequence[str], env: dict[str, str], patience: float) -> tuple
 
 def table(results: Sequence[Result]) -> str:
     """The summary for people."""
-    rows = [
-        f"| {r.part} | {f'{r.count:,} {r.counts}' if r.seeds else 'all'} | {r.status} "
-        f"| {f'{r.seeds[0]} ..' if r.seeds else ''} | {r.seconds:,.0f} s |"
-        for r in results
-    ]
-    return (
-        "\n".join(["| part | done | outcome | seeds | took |", "| --- | --- | --- | --- | --- |", *rows])
-        + "\n"
-    )
+    lines = ["| part | done | outcome | seeds | took |", "| --- | --- | --- | --- | --- |"]
+    for result in results:
+        done = f"{result.count:,} {result.counts}" if result.seeds else "all"
+        seeds = f"{result.seeds[0]} .." if result.seeds else ""
+        lines.append(f"| {result.part} | {done} | {result.status} | {seeds} | {result.seconds:,.0f} s |")
+    return "\n".join(lines) + "\n"
 
 
 def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS) -> int:
