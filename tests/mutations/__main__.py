@@ -46,7 +46,7 @@ def unmutated(mutations: Sequence[Mutation]) -> None:
     """
     tests = list(dict.fromkeys(test for mutation in mutations for test in mutation.tests))
     with tempfile.TemporaryDirectory(prefix="kqs-mutant-") as folder:
-        shutil.copytree(ROOT / "src", f"{folder}/src", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "src", f"{folder}/src")
         verdict = run_tests(tests, folder, patience=1800)
     if verdict.red:
         sys.exit(f"{verdict.red} is red although nothing was taken out:\n{verdict.output[-3000:]}")

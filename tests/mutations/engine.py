@@ -186,7 +186,6 @@ MUTATIONS = [
         "        await self._ledger.journal.sync()\n        if job.options",
         "        if job.options",
         (f"{_EMBEDDED}::test_an_oversize_payload_is_deleted_only_after_the_end_of_its_job_is_durable",),
-        fast=True,
     ),
     Mutation(
         "a bulk payload's digest is not looked at",

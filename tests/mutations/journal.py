@@ -94,7 +94,6 @@ MUTATIONS = [
         """        if False:
             waiter""",
         (f"{_LOG}::test_sync_returns_when_what_was_appended_before_it_is_durable",),
-        fast=True,
     ),
     Mutation(
         "a segment is removed before the manifest without it is durable",

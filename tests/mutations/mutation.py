@@ -83,8 +83,10 @@ def try_mutation(mutation: Mutation) -> Verdict:
         Stale: see :func:`find`; or pytest could not run the tests.
     """
     with tempfile.TemporaryDirectory(prefix="kqs-mutant-") as folder:
-        shutil.copytree(ROOT / "src", f"{folder}/src", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "src", f"{folder}/src")
         path = find(mutation, Path(folder, "src"))
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+            compiled.unlink()
         sound = path.read_text()
         path.write_text(sound.replace(mutation.old, mutation.new))
         if not mutation.hangs:

@@ -97,7 +97,6 @@ MUTATIONS = [
 """,
         "",
         ("tests/unit/core/test_wire_input.py", _INPUT),
-        fast=True,
     ),
     Mutation(
         "a newline within a call is a blank",
