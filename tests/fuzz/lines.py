@@ -258,6 +258,11 @@ def grow(random: Random, line: bytes) -> bytes:
     return line.replace(b'"n"', b'"x":"%b","n"' % (b"x" * size), 1)
 
 
+def replace(random: Random, line: bytes) -> bytes:
+    """Any JSON but a call."""
+    return random.choice(VALUES).encode()
+
+
 class _Raw(str):
     """JSON text, well formed or not, for the place of a value."""
 
@@ -307,7 +312,7 @@ def _dump(tree: Any) -> str:
 
 CHANGES: list[Callable[[Random, bytes], bytes]] = [
     *(flip_bits, cut_off, remove, double, put_in, put_in, noise, splice),
-    *(swap_value, swap_value, repeat_key, add_key, drop_key, spread, grow),
+    *(swap_value, swap_value, repeat_key, add_key, drop_key, spread, grow, replace),
 ]
 
 

@@ -12,6 +12,7 @@ _FOREIGN = re.compile(rb"(?:GET|HEAD|POST|PUT|DELETE|CONNECT|OPTIONS|TRACE|PATCH
 _BRACKET = re.compile(rb"[\[\]{}]")
 _HALF = re.compile(r"[\ud800-\udfff]")
 ANY = object()
+UNREADABLE = object()
 
 
 class Expected(NamedTuple):
@@ -50,26 +51,25 @@ def expected_replies(stream: bytes, limit: int) -> list[Expected]:
         if not line.strip():
             continue
         call, certain = _read(line)
-        if call is None and certain:
+        if call is UNREADABLE and certain:
             # It is told once, then the connection ends; a line behind it that is too long may be told before.
             too_long = any(len(later) > limit for later in lines[number:])
             return [*replies, Expected(None, must), *([Expected(None, False)] if too_long else [])]
-        replies.append(Expected(_id(call) if certain else ANY, must, _jobs(call)))
+        replies.append(Expected(_id(call) if certain else ANY, must, _jobs(call, line)))
         must = must and certain
     return replies
 
 
 def _read(line: bytes) -> tuple[Any, bool]:
-    """The line's JSON, None when it is none; and whether every reader must see it so."""
+    """The line's JSON or ``UNREADABLE``; and whether every reader must see it so."""
     if b'"m":undefined' in line:
-        return None, False  # what no client of npm's qrpc sends is read or not
+        return UNREADABLE, False  # JavaScript's way to give no argument, or no JSON
     try:
-        text = line.decode()
-        value = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_refuse)
+        value = json.loads(line.decode(), parse_int=_Number, parse_float=_Number, parse_constant=_refuse)
     except RecursionError:
-        return None, False
+        return UNREADABLE, False
     except ValueError:
-        return None, _depth(line) < DEPTH
+        value = UNREADABLE
     return value, _depth(line) < DEPTH
 
 
@@ -98,7 +98,9 @@ def _id(call: Any) -> Any:
     return None
 
 
-def _jobs(call: Any) -> int:
+def _jobs(call: Any, line: bytes) -> int:
+    if call is UNREADABLE:
+        return line.count(b"type")
     if not isinstance(call, dict) or call.get("n") != "insert":
         return 0
     argument = call.get("m")
