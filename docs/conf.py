@@ -12,7 +12,7 @@ author = "The KQS authors"
 copyright = author
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build", "**/_*.md"]
+exclude_patterns = ["_build", "_*.md", "**/_*.md"]
 
 html_theme = "furo"
 html_title = "KQS"

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 TESTS = Path(__file__).parent
 #: How long a test waits for what must happen before it says that it did not, seconds. Never a speed limit.
-PATIENCE = 60.0
+PATIENCE = float(os.environ.get("KQS_PATIENCE", "60"))
 
 
 def until(check: Callable[[], T], what: str = "", patience: float = PATIENCE) -> T:

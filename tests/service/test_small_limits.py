@@ -67,6 +67,15 @@ def test_a_last_line_without_its_newline_has_the_same_limit(small: ServerProcess
         assert (reply["e"] and reply["e"]["code"]) == code
 
 
+@pytest.mark.parametrize("end", [b"", b"\n"], ids=["without an end", "with an end"])
+def test_a_long_line_behind_one_that_ends_the_connection(small: ServerProcess, end: bytes) -> None:
+    """In one packet: the first is told, the second not looked at (what it logs is looked at in the end)."""
+    with small.connect() as wire:
+        wire.send(b"no json\n" + b"x" * 1025 + end)
+        wire.half_close()
+        assert [reply["e"]["code"] for reply in wire.rest()] == ["bad_request"]
+
+
 def test_more_connections_are_closed_at_once_and_counted(small: ServerProcess) -> None:
     wires = [small.connect() for _ in range(12)]
     alive = [wire for wire in wires if _answers(wire)]
@@ -111,7 +120,7 @@ def test_calls_in_flight_hold_up_those_behind_them(small: ServerProcess) -> None
 def test_a_reader_that_takes_nothing_is_dropped(small: ServerProcess) -> None:
     """Its replies are kept up to a bound; then it is not read from; then it goes."""
     call = json.dumps({"v": 1, "id": "1", "n": "echo", "m": "x" * 900}).encode() + b"\n"
-    with small.connect(receive_buffer=4096) as slow, pytest.raises(OSError):
+    with small.connect(receive_buffer=4096) as slow, pytest.raises(ConnectionError):
         while True:
             slow.send(call * 1000)
     with small.client() as client:

@@ -498,6 +498,8 @@ def find_later_frame(data: bytes, offset: int, salt: int, frame: int) -> int | N
             found, _previous = decode_frame(data, at, salt)
         except Damaged:
             pass
+        except Newer:
+            return at
         else:
             if found.frame > frame:
                 return at

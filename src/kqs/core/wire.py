@@ -119,6 +119,8 @@ copy_raw: Final[Callable[[Raw], bytes]] = _encode
 
 _requests = msgspec.json.Decoder(Request)
 _replies = msgspec.json.Decoder(Reply)
+#: Reads any JSON, and no number in it, which may be out of range.
+_grammar = msgspec.json.Decoder(Raw)
 
 
 def looks_foreign(start: bytes) -> bool:
@@ -297,15 +299,13 @@ def _decode_javascript(line: bytes) -> Request | None:
 
 
 def _check_json(line: bytes) -> None:
-    """Of a line that is no call: is it JSON at least?
+    """Of a line that is no call: is it JSON at least? Half a surrogate pair is, by JSON's grammar.
 
     Raises:
         BadLine: it is not.
     """
     try:
-        msgspec.json.decode(line)
-    except msgspec.ValidationError:
-        pass  # a number out of range
+        _grammar.decode(_HALF.sub(lambda _match: _REPLACED, line))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadLine(f"line is not JSON: {error}") from None
 

@@ -162,14 +162,14 @@ class Journal:
     # -- space ----------------------------------------------------------------------------------
 
     def reserve(self, size: int, *, retry: bool = False) -> None:
-        """Keep space for this many bytes free, in segments made ahead.
+        """Keep space for this many bytes free, beside what is on its way, in segments made ahead.
 
         Args:
             size: bytes that the ends of all live jobs will take.
             retry: try again where the disk was full.
         """
         self._needed = size
-        wanted = 1 + -(-size // self.segment_size)
+        wanted = 1 + -(-(size + self.pending_bytes) // self.segment_size)
         if wanted > self._spares_wanted or self._spares > wanted + 1 or (retry and self._spares < wanted):
             self._spares_wanted = wanted
             self._keep_spares()
@@ -198,11 +198,12 @@ class Journal:
             return True
         return size >= self.segment_size // 2 and self._disk.free(self._folder)[0] > 2 * size
 
-    async def make_room(self) -> None:
-        """Return when the space that is wanted has been made ahead, or can't be."""
+    async def make_room(self) -> bool:
+        """Return when the space that is wanted has been made ahead, or can't be; tells which."""
         self._keep_spares()
         while not self._spares_settled.is_set():
             await self._spares_settled.wait()
+        return self.failed is None and self._spares >= self._spares_wanted
 
     def _keep_spares(self) -> None:
         if self._spares_settled.is_set() and self.failed is None:

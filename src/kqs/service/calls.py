@@ -226,10 +226,9 @@ class Desk:
             if name == "insert":
                 self._insert(connection, request, id_part, raw, size)
                 return
-            if (later := self._later.get(name)) is not None:
+            if name in self._later:
                 connection.in_flight += 1
-                work = self._finish(connection, name, id_part, later(connection, request, raw), size, begun)
-                task = asyncio.create_task(work)
+                task = asyncio.create_task(self._finish(connection, request, id_part, raw, size, begun))
                 connection.tasks.add(task)
                 task.add_done_callback(connection.tasks.discard)
                 return
@@ -257,16 +256,16 @@ class Desk:
     async def _finish(
         self,
         connection: Connection,
-        name: str,
+        request: Request,
         id_part: bytes,
-        work: Awaitable[bytes],
+        raw: bytes,
         size: int,
         begun: float,
     ) -> None:
-        """Await a call and answer it."""
-        outcome = "ok"
+        """Make a call that takes its time, and answer it."""
+        name, outcome = request.n, "ok"
         try:
-            reply = wire.encode_reply(id_part, await work)
+            reply = wire.encode_reply(id_part, await self._later[name](connection, request, raw))
         except CallError as error:
             outcome = error.code
             reply = wire.encode_error(id_part, error)

@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         self._server.schedule(self, at_once=len(block) < SMALL)
         if self._blocks:
             self._gate()
-        if self._reader.broken:
+        if self._reader.broken and not self._ending:  # else a line before it ended the connection
             self.fail(self._reader.too_long())
 
     def eof_received(self) -> bool:

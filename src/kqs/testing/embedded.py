@@ -12,7 +12,7 @@ from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
 from ..journal.recovery import lock_directory
 from ..journal.scan import Apply
-from ..ports import Disk, Executor
+from ..ports import BulkStore, Disk, Executor
 from .clock import VirtualClock
 from .disk import SimDisk
 from .engines.harness import EngineHarness
@@ -32,6 +32,7 @@ def open_embedded(
     *,
     segment_size: int = SEGMENT_SIZE,
     payload_window: int = PAYLOAD_WINDOW,
+    bulk: BulkStore | None = None,
 ) -> EmbeddedEngine:
     """An embedded engine all of whose randomness is drawn from ``random``."""
 
@@ -51,6 +52,7 @@ def open_embedded(
         clock,
         random=random.random,
         nonce=random.getrandbits,
+        bulk=bulk,
         payload_window=payload_window,
     )
 

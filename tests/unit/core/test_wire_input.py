@@ -208,7 +208,17 @@ def test_json_that_is_no_call(line: bytes, id_part: bytes, says: str) -> None:
     assert _refused_alike(line)
 
 
-@pytest.mark.parametrize("line", [b'"m":undefined', b"[" * DEEP, b'{"v":"1","n":x}', b'{"v":true'])
+NO_JSON = [
+    b'"m":undefined',
+    b"[" * DEEP,
+    b'{"v":"1","n":x}',
+    b'{"v":true',
+    b'{"v":1e999,"n":',
+    b'{"v":%b' % (b"9" * 40),
+]
+
+
+@pytest.mark.parametrize("line", NO_JSON)
 def test_what_is_neither_a_call_nor_json_ends_the_connection(line: bytes) -> None:
     with pytest.raises(BadLine, match="not JSON"):
         wire.decode_request(line)
@@ -232,6 +242,10 @@ def test_half_a_surrogate_pair_is_refused_but_is_json(half: bytes) -> None:
     assert wire.salvage_id(in_the_id) == b""
     assert wire.salvage_id(b'{"v":1,"n":"%b","id":5}' % half) == b'"id":"5",'
     assert wire.salvage_id(b'{"v":1,"n":"%b","id":true}' % half) == b""
+    for no_call in (b'{"v":"%b","id":"1","n":"x"}', b'{"v":1,"id":"1","%b":"x"}', b'["%b"]'):
+        with pytest.raises(BadRequest, match="not a qrpc v1 call") as caught:
+            wire.decode_request(no_call % half)
+        assert not isinstance(caught.value, BadLine)
     with pytest.raises(BadLine, match="not JSON"):
         wire.decode_request(b'{"v":1,"n":"%b"' % half)
 

@@ -153,6 +153,15 @@ async def test_on_a_full_disk_jobs_are_refused_others_end_and_it_recovers(
     assert await queue.everything() == before
 
 
+async def test_a_burst_is_not_taken_for_a_full_disk(queue: Queue) -> None:
+    """More comes at once than there are segments made ahead for: they are made, and all of it is taken."""
+    puts = [asyncio.ensure_future(queue.put_one(data=b'"%s"' % (b"x" * 1000))) for _ in range(300)]
+    async with asyncio.timeout(60):
+        ids = await asyncio.gather(*puts)
+    assert len(set(ids)) == 300
+    assert queue.engine.stats()["journal"]["segments"] > 10
+
+
 # -- a failing disk -----------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ from kqs.testing.faults import CHANGES, CRASH, SHORT, Fault, FaultAt, Operation
 from .ledger import ENDS, Ledger, check_after, live
 from .rig import DATA, FOLDER, Rig, fill, numbered, write
 
+MANIFEST = f"{DATA}/manifest"
+
 SEEDS = 4
 
 
@@ -178,3 +180,18 @@ async def test_a_crash_before_the_first_sync_of_the_data_directory() -> None:
         await write(journal, b"x")
         await journal.close()
         assert any(path.startswith(FOLDER) for path in rig.disk.files())
+
+
+async def test_a_crash_before_the_manifest_of_a_new_journal_is_durable() -> None:
+    """The manifest's name may have reached the disk: then the folder's had, which it says segments are in."""
+    seen = 0
+    for seed in range(60):
+        rig = small(seed)
+        rig.disk.inject = FaultAt(1, CRASH, kinds=("rename",), path="manifest")
+        with pytest.raises(ENDS):
+            rig.open()
+        rig.disk.inject = None
+        rig.disk.crash()
+        seen += MANIFEST in rig.disk.files()
+        await rig.open().close()
+    assert seen > 5

@@ -262,6 +262,22 @@ async def test_a_torn_tail_in_a_segment_that_is_full_to_the_last_byte(rig: Rig) 
     await journal.close()
 
 
+async def test_a_payload_cannot_pass_for_a_frame(rig: Rig) -> None:
+    """A torn frame is cut although its payload holds frames made by somebody who knows all but the salt."""
+    numbers = {"frame": 99, "first_sequence": 99, "durable": 98, "count": 1, "previous": 0}
+    forged = b"".join(bytes(record.encode_frame([accept(99, b"!")], salt=s, **numbers)[0]) for s in range(3))
+    journal = rig.open()
+    await fill(journal, [b"before", forged + bytes(100)])
+    await journal.close()
+    assert rig.disk.content(rig.path(1)).count(record.FRAME_MAGIC_BYTES) > 2
+    last = rig.frames()[-1]
+    tear(rig, last, last.end - last.start - 50)
+    journal = rig.open()
+    assert rig.data == [b"before"]
+    assert journal.torn is not None
+    await journal.close()
+
+
 # -- damage -------------------------------------------------------------------------------------
 
 

@@ -100,11 +100,11 @@ class Acceptor:
 
     Args:
         ledger: the books.
-        make_room: returns when the space that is wanted was made, or can't be.
+        make_room: returns when the space that is wanted was made, or can't be; tells which.
         memory_limit: bytes of everything kept in memory, estimated; jobs are refused beyond it.
     """
 
-    def __init__(self, ledger: Ledger, make_room: Callable[[], Awaitable[None]], memory_limit: int) -> None:
+    def __init__(self, ledger: Ledger, make_room: Callable[[], Awaitable[bool]], memory_limit: int) -> None:
         self._ledger = ledger
         self._make_room = make_room
         self.memory_limit = memory_limit
@@ -114,13 +114,19 @@ class Acceptor:
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
         size = sum(len(job.data) for job in jobs) + _ENTRY_OVERHEAD * len(jobs)
         self._ledger.reserve(len(jobs))
-        if not self._ledger.journal.has_room_for(size):
-            await self._make_room()
+        await self._find_room(size)
         self._admit(size)
         if any(job.options.key is not None for job in jobs):
             return await self._put_keyed(jobs)
         first = await self._put(jobs)
         return Inserted(self._ledger.ids(first, len(jobs)))
+
+    async def _find_room(self, size: int) -> None:
+        """Return when there is room, or none can be made. Others may take what was made while we waited."""
+        journal = self._ledger.journal
+        while not journal.has_room_for(size):
+            if not await self._make_room() or size > journal.segment_size // 2:
+                return
 
     def _admit(self, size: int) -> None:
         """Refuse what there is no room for, before anything is done."""

@@ -301,9 +301,9 @@ class EmbeddedEngine:
         if self.journal.failed is not None:
             raise self.journal.failed
 
-    async def _make_space(self) -> None:
+    async def _make_space(self) -> bool:
         self._reserve()
-        await self.journal.make_room()
+        return await self.journal.make_room()
 
     def _reserve(self) -> None:
         """Keep space for the ends of all live jobs free (DESIGN section 5, rule 6)."""

@@ -1,0 +1,154 @@
+"""Safeguards of the server, its connections and its workers."""
+
+from __future__ import annotations
+
+from .mutation import Mutation
+
+_INPUT = "tests/service/test_hostile_input.py"
+_LIMITS = "tests/service/test_small_limits.py"
+_ROLES = "tests/service/test_roles.py"
+_FUZZ = "tests/fuzz/test_fuzz.py"
+_CHAOS = "tests/runners/test_chaos.py"
+
+MUTATIONS = [
+    Mutation(
+        "a role may make any call",
+        "service",
+        """        raise Forbidden(f"role {role} may not call {name}")\n""",
+        "",
+        (f"{_ROLES}::test_every_call_with_every_role",),
+    ),
+    Mutation(
+        "who has no token may make any call",
+        "service",
+        """        if role is None:
+            raise Unauthorized(""",
+        """        if role is None:
+            return
+            raise Unauthorized(""",
+        (f"{_ROLES}::test_every_call_without_a_token",),
+    ),
+    Mutation(
+        "after a wrong token others may be tried",
+        "service",
+        "            connection.rejected = True\n",
+        "",
+        ("tests/service/test_wrong_token.py",),
+    ),
+    Mutation(
+        "a connection may have any number of calls in flight",
+        "service",
+        "            and self.in_flight < self._server.limits.in_flight\n",
+        "",
+        (f"{_LIMITS}::test_calls_in_flight_hold_up_those_behind_them",),
+    ),
+    Mutation(
+        "any number of connections is taken",
+        "service",
+        "        if len(self._connections) >= self.limits.connections and connection.holder is None:\n",
+        "        if False:\n",
+        (f"{_LIMITS}::test_more_connections_are_closed_at_once_and_counted",),
+    ),
+    Mutation(
+        "a peer that takes no replies is kept",
+        "service",
+        "            self._server.limits.write_timeout, self._close, True\n",
+        "            1e6, self._close, True\n",
+        (f"{_LIMITS}::test_a_reader_that_takes_nothing_is_dropped",),
+    ),
+    Mutation(
+        "a line that is too long is answered after the connection was ended",
+        "service",
+        "        if self._reader.broken and not self._ending:",
+        "        if self._reader.broken:",
+        (_FUZZ,),
+    ),
+    Mutation(
+        "a line that is no JSON does not end the connection",
+        "service",
+        """                self.failed(connection, "", error)
+                connection.stop_reading()
+                return
+""",
+        """                self.failed(connection, "", error)
+                continue
+""",
+        (_FUZZ,),
+    ),
+    Mutation(
+        "HTTP and TLS are taken for calls",
+        "service",
+        "            if looks_foreign(start):\n",
+        "            if False:\n",
+        (f"{_INPUT}::test_http_and_tls_are_cut_off_unanswered",),
+    ),
+    Mutation(
+        "a line may have any length",
+        "core",
+        "        if len(block) > self._max_line or len(tail) > self._max_line:\n",
+        "        if False:\n",
+        (f"{_LIMITS}::test_the_longest_line",),
+    ),
+    Mutation(
+        "text need not be UTF-8",
+        "core",
+        """    if not block.isascii():
+        str(block, "utf-8")
+""",
+        "",
+        ("tests/unit/core/test_wire_input.py", _INPUT),
+    ),
+    Mutation(
+        "a newline within a call is a blank",
+        "core",
+        """    if block and len(requests) != block.count(b"\\n") + (not block.endswith(b"\\n")):\n""",
+        """    if False:\n""",
+        ("tests/unit/core/test_wire_input.py", "tests/unit/core/test_wire_lines.py", _FUZZ),
+    ),
+    Mutation(
+        "the process tree of an overdue attempt lives on",
+        "service",
+        "        tree = [*parent.children(recursive=True), parent]\n",
+        "        tree = [parent]\n",
+        (f"{_CHAOS}::test_ttr_ends_the_whole_process_tree",),
+    ),
+    Mutation(
+        "what a command leaves behind lives on",
+        "runners",
+        """    try:
+        os.killpg(group, signal.SIGKILL)
+    except""",
+        """    try:
+        pass
+    except""",
+        ("tests/runners/test_command.py::test_what_a_command_leaves_behind_is_ended",),
+    ),
+    Mutation(
+        "workers outlive the server",
+        "runners",
+        "        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)\n",
+        "        pass\n",
+        (f"{_CHAOS}::test_workers_die_with_the_server",),
+    ),
+    Mutation(
+        "an overdue attempt runs on",
+        "service",
+        """                await worker.kill(f"ttr of {lease.ttr:g} s exceeded")\n""",
+        """                remote.append(lease)\n""",
+        (f"{_CHAOS}::test_an_attempt_over_its_ttr_is_ended_and_the_job_runs_again",),
+    ),
+    Mutation(
+        "a server without tokens listens to other machines",
+        "service",
+        "        if not _is_loopback(host) and not config.tokens:\n",
+        "        if False:\n",
+        ("tests/cli/test_refusals.py::test_beyond_this_machine_tokens_are_needed_too",),
+    ),
+    Mutation(
+        "a job whose bulk payload is lost is taken for done",
+        "service",
+        """[Settlement(lease.receipt, "again", reason=str(error))]""",
+        """[Settlement(lease.receipt, "ok")]""",
+        ("tests/service/test_payloads.py::test_a_payload_that_is_lost_is_told_and_its_job_kept",),
+    ),
+]
