@@ -183,8 +183,12 @@ MUTATIONS = [
     Mutation(
         "a bulk payload goes before the end of its job is durable",
         "engines/embedded",
-        "        await self._ledger.journal.sync()\n        if job.options",
-        "        if job.options",
+        """            await self._ledger.journal.sync()
+        except JournalFailed:
+            return  # the end""",
+        """            pass
+        except JournalFailed:
+            return  # the end""",
         (f"{_EMBEDDED}::test_an_oversize_payload_is_deleted_only_after_the_end_of_its_job_is_durable",),
     ),
     Mutation(

@@ -112,8 +112,8 @@ MUTATIONS = [
         "an entry read back is not checked",
         "journal",
         """            record.check_entry(entry)
-        except OSError""",
-        """        except OSError""",
+        except FileNotFoundError""",
+        """        except FileNotFoundError""",
         (f"{_LOG}::test_an_entry_that_reads_back_otherwise_is_named",),
         fast=True,
     ),
