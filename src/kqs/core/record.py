@@ -45,9 +45,9 @@ RENEW: Final = 3
 CANCEL: Final = 12
 EVENTS: Final = frozenset((*range(2, 11), CANCEL))
 CARRY: Final = 11
-PAUSE: Final = 13
 KEYS: Final = 14
 RESULT: Final = 15
+PAUSE: Final = 16
 
 FLAG_BINARY: Final = 1
 FLAG_BULK: Final = 2

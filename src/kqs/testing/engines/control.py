@@ -127,3 +127,35 @@ class ControlCases(Cases):
 
     async def test_no_ids(self, queue: Queue) -> None:
         assert await queue.engine.control("delete", Selection([])) == 0
+
+    @pytest.mark.parametrize("verb", ["bury", "delete"])
+    async def test_by_type_those_that_wait(self, queue: Queue, verb: str) -> None:
+        ids = await queue.put(new_job("a"), new_job("a", delay=60), new_job("b"), new_job("a"))
+        lease = await queue.take_one(["a"])
+        assert await queue.engine.control(verb, Selection(type="a")) == 2
+        after = {"bury": "buried", "delete": "done"}[verb]
+        assert await queue.states(ids) == ["reserved", after, "ready", after]
+        assert await queue.settle(lease) is None
+
+    async def test_kick_all_that_are_buried(self, queue: Queue) -> None:
+        ids = await queue.put(*(new_job(f"t{number % 3}") for number in range(3000)), new_job("d", delay=60))
+        await queue.engine.control("bury", Selection(ids[:-1]))
+        assert await queue.engine.control("kick", Selection(limit=10)) == 10
+        assert await queue.engine.control("kick", Selection(type="t1")) == 997
+        assert await queue.engine.control("kick", Selection()) == 1993
+        assert queue.counts()["ready"] == 3000
+        assert await queue.engine.control("kick", Selection(state="delayed")) == 1
+        assert await queue.take_ids(5000) == ids
+
+    async def test_by_age(self, queue: Queue) -> None:
+        old = await queue.put_one("a")
+        await queue.advance(100)
+        new = await queue.put_one("a")
+        assert await queue.engine.control("delete", Selection(type="a", older=50)) == 1
+        assert await queue.states([old, new]) == ["done", "ready"]
+
+    @pytest.mark.parametrize(("verb", "state"), [("kick", "ready"), ("bury", "buried"), ("delete", "done")])
+    async def test_a_state_that_cannot_take_the_verb(self, queue: Queue, verb: str, state: str) -> None:
+        with pytest.raises(Conflict) as refused:
+            await queue.engine.control(verb, Selection(state=state))
+        assert refused.value.field == "state"
