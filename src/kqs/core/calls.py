@@ -148,7 +148,7 @@ class ControlArgument(Struct, forbid_unknown_fields=True):
     Attributes:
         id, ids: which jobs; all of them or none.
         type: all jobs of this type.
-        state: in this state; when absent, buried for kick, for the others those that wait (or, for cancel, run).
+        state: in this state; when absent, buried for kick, otherwise those that wait (or run, for cancel).
         limit: at most so many, the oldest first.
     """
 
