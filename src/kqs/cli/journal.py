@@ -27,6 +27,8 @@ _KINDS = {
     record.CARRY: "carry",
     record.MARK: "mark",
     record.KEYS: "keys",
+    record.RESULT: "result",
+    record.PAUSE: "pause",
 } | {int(event): event.name.lower() for event in Event if event is not Event.DUE}
 
 
@@ -174,6 +176,8 @@ def cat(data: str, number: int | None) -> None:
             line |= _event(entry)
         elif kind == record.MARK:
             line["options"] = msgspec.Raw(record.decode_mark(entry))
+        elif kind in (record.RESULT, record.PAUSE):
+            line["data"] = msgspec.Raw(record.decode_data(entry))
         if number is None or line.get("job") == number:
             click.echo(msgspec.json.encode(line))
 

@@ -16,9 +16,11 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def print_json(value: Any) -> None:
-    """Print a value for people and programs."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+def print_json(value: Any, *, indent: bool = True) -> None:
+    """Print a value for people and programs, on one line or many."""
+    text = msgspec.json.encode(value).decode()
+    if indent:
+        text = msgspec.json.format(text, indent=2)
     # msgspec escapes only what JSON demands; the terminal obeys more (U+009B is a CSI).
     click.echo(
         "".join(c if c.isprintable() or c == "\n" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)

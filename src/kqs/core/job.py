@@ -56,12 +56,24 @@ class JobFields(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class JobDefaults(Struct, frozen=True):
-    """What a job type's settings give to jobs that do not say."""
+    """What a job type's settings give to jobs that do not say.
+
+    Attributes:
+        prio, ttr, max_attempts, retry: as in an ``insert``.
+        expires: seconds after which a job that waits is buried; 0: never.
+        result_ttl: seconds its result is kept; 0: none is.
+        keep_alive: whether a running attempt's lease is renewed for it.
+        max_runtime: seconds an attempt may take then; 0: no limit.
+    """
 
     prio: Prio = "normal"
     ttr: float = DEFAULT_TTR
     max_attempts: int = 0
     retry: RetryPolicy = RetryPolicy()
+    expires: float = 0
+    result_ttl: float = 0
+    keep_alive: bool = False
+    max_runtime: float = 0
 
 
 class BulkRef(Struct, frozen=True):
@@ -79,12 +91,19 @@ class BulkRef(Struct, frozen=True):
 
 
 class JobOptions(Struct, frozen=True, omit_defaults=True):
-    """The settings few jobs have; journaled as JSON beside the fixed fields, absent when all are default."""
+    """The settings few jobs have; journaled as JSON beside the fixed fields, absent when all are default.
+
+    Attributes:
+        expires: microseconds after it was inserted when it is buried unless it runs; 0: never.
+        result_ttl: microseconds its result is kept; 0: none is.
+    """
 
     max_attempts: int = 0
     retry: RetryPolicy | None = None
     bulk: BulkRef | None = None
     key: str | None = None
+    expires: int = 0
+    result_ttl: int = 0
 
 
 NO_OPTIONS: Final = JobOptions()
@@ -164,7 +183,12 @@ class DefaultsTable:
 
     @staticmethod
     def _resolve(defaults: JobDefaults) -> TypeSettings:
-        options = JobOptions(defaults.max_attempts, defaults.retry)
+        options = JobOptions(
+            defaults.max_attempts,
+            defaults.retry,
+            expires=ceil(defaults.expires * SECOND),
+            result_ttl=ceil(defaults.result_ttl * SECOND),
+        )
         if options == JobOptions(retry=RetryPolicy()):
             options = NO_OPTIONS
         return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], round(defaults.ttr * 1000) or 1, options)
@@ -272,13 +296,14 @@ def check_job(
         if buffer is not None:
             data, binary = buffer, True
     options = settings.options
-    if job.max_attempts is not UNSET or job.retry is not UNSET or job.key is not UNSET:
-        defaults = settings.defaults
-        options = JobOptions(
-            max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
-            retry=defaults.retry if job.retry is UNSET else job.retry,
-            key=None if job.key is UNSET else job.key,
-        )
+    if (
+        job.max_attempts is not UNSET
+        or job.retry is not UNSET
+        or job.key is not UNSET
+        or job.expires is not UNSET
+        or job.result_ttl is not UNSET
+    ):
+        options = _own_options(job, settings, index)
     if (
         job.key is not UNSET
         or job.unique is not UNSET
@@ -295,6 +320,23 @@ def check_job(
         ceil(job.delay * SECOND) if job.delay else 0,  # never early
         settings.ttr if job.ttr is UNSET else round(job.ttr * 1000) or 1,
         options,
+    )
+
+
+def _own_options(job: JobFields, settings: TypeSettings, index: int | None) -> JobOptions:
+    """The options of a job that says some of them itself."""
+    defaults, given = settings.defaults, settings.options
+    expires = given.expires if job.expires is UNSET else ceil(job.expires * SECOND)
+    if expires and job.delay and expires <= job.delay * SECOND:
+        raise BadRequest(
+            "expires must be above delay, or the job could never run", field="expires", index=index
+        )
+    return JobOptions(
+        max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
+        retry=defaults.retry if job.retry is UNSET else job.retry,
+        key=None if job.key is UNSET else job.key,
+        expires=expires,
+        result_ttl=given.result_ttl if job.result_ttl is UNSET else ceil(job.result_ttl * SECOND),
     )
 
 

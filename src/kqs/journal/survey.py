@@ -18,7 +18,6 @@ from .listing import Listing, list_segments
 from .manifest import SegmentInfo
 from .scan import newer_format, read_file
 
-_KINDS = record.EVENTS | {record.ACCEPT, record.CARRY, record.MARK, record.KEYS}
 #: Bytes given up where a file cannot be read.
 _BLOCK = 4096
 
@@ -290,7 +289,7 @@ class _Reader:
         try:
             for kind, start, end in record.entry_bounds(view, frame):
                 record.check_entry(view[start:end])
-                if kind not in _KINDS:
+                if kind not in record.KINDS:
                     raise newer_format(Newer(f"entry kind {kind}"))
         except Damaged as damage:
             return damage.what

@@ -48,6 +48,7 @@ from .calllog import CallLog
 from .config import TokenConfig
 from .dispatch import Dispatch
 from .intake import Intake
+from .jobcalls import JobCalls
 from .metrics import Metrics
 from .server import Connection
 
@@ -71,6 +72,8 @@ class LeaseView(Struct, omit_defaults=True, gc=False):
     inserted_at: dt.datetime
     data: Raw | UnsetType = UNSET
     data64: bytes | UnsetType = UNSET
+    deaths: int = 0
+    result: bool = False
 
 
 class Desk:
@@ -125,13 +128,14 @@ class Desk:
             "stats": self._stats,
             "health": self._health_call,
             "quit": self._quit_call,
+            "drain": self._drain_call,
         }
-        self._later: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes]]] = {
+        self.jobs = JobCalls(engine, clock)
+        self._later: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes | None]]] = {
             "reserve": self._reserve,
             "settle": self._settle,
             "renew": self._renew,
-            "job": self._job,
-            "jobs": self._jobs,
+            **self.jobs.handlers,
         }
 
     # -- from a slice of lines to calls ---------------------------------------------------------
@@ -205,6 +209,7 @@ class Desk:
         """The peer sends no more. It may be gone, or have closed its half: a job it waits for could not be
         settled here, so its waiting reserves are answered now, with nothing."""
         self._dispatch.dismiss(connection)
+        self.jobs.dismiss(connection)
 
     def failed(self, connection: Connection, call: str, error: CallError) -> None:
         """Count and log a line that never became a call."""
@@ -265,14 +270,16 @@ class Desk:
         """Make a call that takes its time, and answer it."""
         name, outcome = request.n, "ok"
         try:
-            reply = wire.encode_reply(id_part, await self._later[name](connection, request, raw))
+            value = await self._later[name](connection, request, raw)
+            reply = None if value is None else wire.encode_reply(id_part, value)
         except CallError as error:
             outcome = error.code
             reply = wire.encode_error(id_part, error)
         except Exception as error:
             outcome = Internal.code
             reply = wire.encode_error(id_part, self._bug(name, error))
-        connection.answer(reply, 1)
+        if reply is not None:
+            connection.answer(reply, 1)
         self._done(connection, name, size, begun, outcome)
 
     @staticmethod
@@ -414,27 +421,12 @@ class Desk:
         argument = decode_argument(raw, calls.RenewArgument, "renew")
         progress = None if argument.progress is UNSET else msgspec.to_builtins(argument.progress)
         current = await self._engine.renew(argument.receipts, progress)
-        renewed: list[str] = []
-        lost: list[str] = []
-        for receipt, is_current in zip(argument.receipts, current, strict=True):
-            (renewed if is_current else lost).append(receipt)
-        if renewed:
+        answer: dict[str, list[str]] = {"renewed": [], "lost": [], "cancelled": []}
+        for receipt, became in zip(argument.receipts, current, strict=True):
+            answer[became].append(receipt)
+        if answer["renewed"]:
             self.progressed = monotonic()  # a long attempt that goes on
-        return _encode({"renewed": renewed, "lost": lost, "cancelled": []})
-
-    async def _job(self, connection: Connection, request: Request, raw: bytes) -> bytes:
-        argument = decode_argument(raw, calls.JobArgument, "job")
-        return _encode(await self._engine.job(argument.id, data=argument.data))
-
-    async def _jobs(self, connection: Connection, request: Request, raw: bytes) -> bytes:
-        argument = decode_argument(raw, calls.JobsArgument, "jobs")
-        jobs, following = await self._engine.jobs(
-            state=given(argument.state),
-            type=given(argument.type),
-            limit=argument.limit,
-            after=given(argument.after),
-        )
-        return _encode({"jobs": jobs} if following is None else {"jobs": jobs, "next": following})
+        return _encode(answer)
 
     def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
@@ -458,6 +450,14 @@ class Desk:
         decode_argument(raw, calls.HealthArgument, "health")
         return _encode(self._health())
 
+    def _drain_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
+        on = decode_argument(raw, calls.DrainArgument, "drain").on
+        if on:
+            self._dispatch.drain()
+        elif self.accepting:
+            self._dispatch.resume()
+        return _encode({"draining": self._dispatch.draining})
+
     def _quit_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.QuitArgument, "quit")
         asyncio.get_running_loop().call_soon(self._quit, argument.grace)
@@ -468,7 +468,15 @@ def _view(lease: Lease, data: bytes) -> LeaseView:
     """A lease as it is answered."""
     inserted = dt.datetime.fromtimestamp(lease.inserted / SECOND, dt.UTC)
     view = LeaseView(
-        lease.receipt, lease.id, lease.type, lease.attempt, lease.ttr, PRIOS[lease.prio], inserted
+        lease.receipt,
+        lease.id,
+        lease.type,
+        lease.attempt,
+        lease.ttr,
+        PRIOS[lease.prio],
+        inserted,
+        deaths=lease.deaths,
+        result=lease.wants_result,
     )
     if lease.binary:
         view.data64 = data  # msgspec writes bytes as base64
