@@ -43,6 +43,7 @@ LEASE: Final = 2
 RENEW: Final = 3
 #: 4..10 and 12 are the events of core/lifecycle.py.
 CANCEL: Final = 12
+DELETE: Final = 9
 EVENTS: Final = frozenset((*range(2, 11), CANCEL))
 CARRY: Final = 11
 MARK: Final = 13

@@ -26,7 +26,7 @@ from kqs.core.retry import RetryPolicy
 from kqs.engines.embedded.show import iso
 from kqs.journal.recovery import TORN_SKIP
 from kqs.journal.space import BALLAST, is_spare
-from kqs.ports import Lease
+from kqs.ports import Lease, Selection
 from kqs.testing.embedded import SimulatedHarness, come_to_rest, open_embedded
 from kqs.testing.engines import Queue, new_job
 from kqs.testing.executor import InlineExecutor
@@ -203,10 +203,10 @@ async def ends(m: Maker) -> None:
     await m.end(leases[2], "fail", reason=Reason("no such file: \x00\x1b[31m", "OSError", "Traceback: ..\n"))
     await m.end(leases[3], "release", delay=0)
     await m.engine.rescue([leases[4].receipt], reason="ttr of 30 s exceeded")
-    await m.engine.control("delete", [leases[5].id])
-    await m.engine.control("bury", [leases[6].id])
-    await m.engine.control("bury", [leases[7].id])
-    await m.engine.control("kick", [leases[7].id])
+    await m.engine.control("delete", Selection([leases[5].id]))
+    await m.engine.control("bury", Selection([leases[6].id]))
+    await m.engine.control("bury", Selection([leases[7].id]))
+    await m.engine.control("kick", Selection([leases[7].id]))
     for _ in range(3):
         await m.engine.rescue([leases[8].receipt], died=True, reason="the worker was killed by signal 9")
         await m.advance(10)
@@ -218,7 +218,7 @@ async def ends(m: Maker) -> None:
                 await m.end(lease, "release")
     await m.end(await m.take_one(["limited"]), "again", reason="once is enough")
     await m.end(await m.take_one(["policy"]), "again", reason="by its policy")
-    await m.engine.control("delete", [(await m.put_one())])
+    await m.engine.control("delete", Selection([(await m.put_one())]))
     assert m.counts() == {"delayed": 1, "ready": 4, "reserved": 0, "buried": 4, "done": 3}
 
 
@@ -240,7 +240,7 @@ async def keys(m: Maker) -> None:
     for key in ("k", "\N{SNOWMAN}" * 85, "x" * 255):
         await m.put_keyed(key)
     await m.end(await m.take_one(), "ok")
-    await m.engine.control("delete", [m.known_keys["x" * 255] or ""])
+    await m.engine.control("delete", Selection([m.known_keys["x" * 255] or ""]))
     await m.put(*(NewJob("t", b"1", False, 2, 0, 1000, JobOptions(key=f"batch {n}")) for n in range(3)))
     m.known_keys["free"] = None
 
@@ -311,7 +311,7 @@ async def leftovers(m: Maker) -> None:
     await m.put_one("stays")
     disk, folder = m.harness.disk, f"{m.harness.directory}/journal"
     first = disk.content(f"{folder}/{1:010d}.seg")
-    await m.engine.control("delete", ids)
+    await m.engine.control("delete", Selection(ids))
     await m.put(*(new_job("stays", b'"%s"' % (b"s" * 300)) for _ in range(12)))
     await m.compact()
     assert m.engine.journal.oldest_segment > 1

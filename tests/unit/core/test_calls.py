@@ -19,9 +19,9 @@ from kqs.errors import CallError
 
 #: docs: "Roles": insert, work, read; admin may make all.
 TABLE: dict[str, set[str]] = {
-    "insert": {"ping", "echo", "auth", "insert", "job"},
+    "insert": {"ping", "echo", "auth", "insert", "job", "wait"},
     "work": {"ping", "echo", "auth", "reserve", "settle", "renew"},
-    "read": {"ping", "echo", "auth", "stats", "health", "job", "jobs"},
+    "read": {"ping", "echo", "auth", "stats", "health", "job", "jobs", "watch"},
 }
 ARGUMENTS = [
     value
@@ -45,8 +45,10 @@ def test_no_role_that_does_not_exist() -> None:
     assert all(roles <= set(ROLES) for roles in ALLOWED.values())
 
 
-def test_quit_is_for_nobody_but_admin() -> None:
-    assert ALLOWED["quit"] == frozenset()
+def test_what_is_for_nobody_but_admin() -> None:
+    assert {call for call, roles in ALLOWED.items() if not roles} == {
+        *("kick", "bury", "delete", "cancel", "purge", "pause", "resume", "drain", "quit")
+    }
 
 
 @pytest.mark.parametrize("struct", ARGUMENTS, ids=lambda struct: struct.__name__)

@@ -10,6 +10,7 @@ import pytest
 from kqs.core.job import JobOptions, NewJob
 from kqs.engines.embedded import EmbeddedEngine
 from kqs.errors import JournalFailed
+from kqs.ports import Selection
 from kqs.testing.embedded import SimulatedHarness, come_to_rest, open_embedded
 from kqs.testing.engines import Queue, new_job
 from kqs.testing.executor import InlineExecutor
@@ -131,7 +132,10 @@ async def test_what_happens_to_a_job_while_it_is_carried_counts() -> None:
     queue.engine.tick()
     await asyncio.sleep(0)
     assert engine_of(queue)._compactor.carried == 0  # begun, and not done
-    ends = [queue.engine.control("delete", ids[:1]), queue.engine.control("bury", ids[1:2])]
+    ends = [
+        queue.engine.control("delete", Selection(ids[:1])),
+        queue.engine.control("bury", Selection(ids[1:2])),
+    ]
     await asyncio.gather(*ends)
     await compact(queue)
     assert engine_of(queue)._compactor.carried > 0
@@ -144,7 +148,7 @@ async def test_keys_outlive_the_segment_of_their_job() -> None:
     queue = await make_queue()
     [waiting] = await queue.put(keyed("waits"))
     [done] = await queue.put(keyed("done"))
-    await queue.engine.control("delete", [done])
+    await queue.engine.control("delete", Selection([done]))
     for _ in range(3):
         await pass_jobs(queue, 30)
         await compact(queue)

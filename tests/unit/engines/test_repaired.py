@@ -18,6 +18,7 @@ from kqs.errors import DamagedJournal
 from kqs.journal.repair import repair
 from kqs.journal.scan import each_entry, read_only
 from kqs.journal.survey import survey
+from kqs.ports import Selection
 from kqs.testing.disk import SimDisk
 from kqs.testing.embedded import SimulatedHarness
 from kqs.testing.engines import Queue, new_job
@@ -56,9 +57,10 @@ class Left:
                 self._move(event)
 
     def _move(self, event: record.EventRecord) -> None:
-        if event.kind in (Event.ACK, Event.DELETE):
+        lost_lease = event.kind == Event.CANCEL and self.states[event.job] != "reserved"
+        if event.kind in (Event.ACK, Event.DELETE) or lost_lease:
             del self.states[event.job]
-        elif event.kind == record.LEASE:
+        elif event.kind in (Event.LEASE, Event.CANCEL):
             self.states[event.job] = "reserved"
         elif event.kind == Event.BURY:
             self.states[event.job] = "buried"
@@ -84,11 +86,13 @@ async def live() -> dict[str, bytes]:
         await queue.put_one(data=b"more", delay=100)
         await queue.put_one(data=b"yet more", ttr=1000)
     buried = [job["id"] for job in await queue.everything() if job["state"] == "buried"]
-    await queue.engine.control("kick", buried[:1])
-    await queue.engine.control("delete", buried[1:2])
+    await queue.engine.control("kick", Selection(buried[:1]))
+    await queue.engine.control("delete", Selection(buried[1:2]))
     delayed = [job["id"] for job in await queue.everything() if job["state"] == "delayed"]
-    await queue.engine.control("kick", delayed[:1])
-    await queue.engine.control("bury", delayed[1:2])
+    await queue.engine.control("kick", Selection(delayed[:1]))
+    await queue.engine.control("bury", Selection(delayed[1:2]))
+    running = [job["id"] for job in await queue.everything() if job["state"] == "reserved"]
+    await queue.engine.control("cancel", Selection(running[:1]))
     await queue.engine.rescue([(await queue.take_one()).receipt], reason="test")
     await queue.engine.close()
     return harness.disk.files()

@@ -220,7 +220,9 @@ class Replay:
             return
         if event.kind == record.CANCEL:
             self._step(state, Event.CANCEL)
-            if (job := self._index.leased.get(event.job)) is not None:
+            if state is not RESERVED:  # its lease is lost: nothing else would end it
+                self._end(event._replace(kind=record.DELETE), row, state)
+            elif (job := self._index.leased.get(event.job)) is not None:
                 job.cancelled = True
             else:
                 self._cancelled.add(event.job)
