@@ -69,7 +69,8 @@ class JobDefaults(Struct, frozen=True):
         result_ttl: seconds what a handler returned is kept; 0 keeps nothing.
         keep_alive: whether an attempt that is still running at the end of its ttr gets another one instead of
             being killed.
-        max_runtime: seconds after which an attempt with ``keep_alive`` is killed all the same; 0 for no limit.
+        max_runtime: seconds after which an attempt with ``keep_alive`` is killed all the same; 0 for no
+            limit.
     """
 
     prio: Prio = "normal"
@@ -86,7 +87,8 @@ class JobSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Some of the settings of :class:`JobDefaults`, as a table or a decorator gives them; same names.
 
     Attributes:
-        prio, ttr, max_attempts, retry, expires, result_ttl, keep_alive, max_runtime: for jobs that do not say.
+        prio, ttr, max_attempts, retry, expires, result_ttl, keep_alive, max_runtime: for jobs that do not
+            say.
     """
 
     prio: Prio | UnsetType = UNSET
@@ -223,9 +225,7 @@ class DefaultsTable:
     ) -> None:
         self._by_type = {type: self._resolve(own) for type, own in (by_type or {}).items()}
         self._others = self._resolve(defaults or JobDefaults())
-        self._globs = [
-            (re.compile(fnmatch.translate(glob)).match, self._resolve(own)) for glob, own in globs
-        ]
+        self._globs = [(re.compile(fnmatch.translate(glob)).match, self._resolve(own)) for glob, own in globs]
         self._known = dict(self._by_type)
 
     @staticmethod

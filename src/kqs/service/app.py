@@ -15,7 +15,6 @@ from typing import Any
 import structlog
 
 from ..core.calls import ALLOWED
-from ..core.job import DefaultsTable
 from ..engines.embedded import EmbeddedEngine
 from ..errors import ConfigError, DataDirError, JournalFailed
 from ..journal.disk import RealDisk, ThreadExecutor
@@ -149,7 +148,7 @@ class Service:
             dispatch=self._dispatch,
             bulk=self._store,
             clock=self._clock,
-            table=DefaultsTable(self._handlers.defaults, self._handlers.base),
+            table=self._handlers.table,
             tokens=config.tokens,
             metrics=self._metrics,
             log=self._call_log,

@@ -1,7 +1,7 @@
 """Settings of job types: handlers, classes and pools, and which of them hold for a type.
 
-A setting is the job's own, else its handler's, else its class's, else the defaults'. A type's class is the one
-that names it, else the first in the order of the file with a pattern that matches it.
+A setting is the job's own, else its handler's, else its class's, else the defaults'. A type's class is the
+one that names it, else the first in the order of the file with a pattern that matches it.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import difflib
 import fnmatch
 import ipaddress
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..core.job import MAX_TTR, MAX_TYPE_BYTES, DefaultsTable, JobDefaults, JobSettings
@@ -41,7 +42,7 @@ class ClassConfig(JobSettings, frozen=True, forbid_unknown_fields=True):
         pool: the pool that runs them, where the handler names none.
     """
 
-    types: list[str] = []
+    types: list[str] = msgspec.field(default_factory=list)
     pool: str | UnsetType = UNSET
 
 
@@ -86,7 +87,7 @@ class PoolConfig(Struct, frozen=True, forbid_unknown_fields=True):
     concurrency: Annotated[int, Meta(ge=1, le=10_000)] = 1
     memory: Annotated[int, Meta(ge=0)] = 0
     max_jobs: Annotated[int, Meta(ge=0)] = 0
-    env: dict[str, str] = {}
+    env: dict[str, str] = msgspec.field(default_factory=dict)
     user: str | UnsetType = UNSET
     directory: str | UnsetType = UNSET
     nice: Annotated[int, _NICE] | UnsetType = UNSET
@@ -100,7 +101,7 @@ class HttpConfig(Struct, frozen=True, forbid_unknown_fields=True):
             others there are refused.
     """
 
-    allow_private: list[str] = []
+    allow_private: list[str] = msgspec.field(default_factory=list)
 
 
 class JobTypes:
@@ -137,6 +138,11 @@ class JobTypes:
             return handler.pool
         own = UNSET if class_ is None else self._classes[class_].pool
         return DEFAULT_POOL if own is UNSET else own
+
+    def tables(self, type_: str) -> list[tuple[str, JobSettings]]:
+        """The class of a type and its name in the file, where it has one."""
+        class_ = self.class_of(type_)
+        return [] if class_ is None else [(f"classes.{class_}", self._classes[class_])]
 
     def settings(self, type_: str, app: JobSettings | None = None) -> JobDefaults:
         """What jobs of a type get that do not say.
@@ -181,23 +187,19 @@ def check(
     Raises:
         ConfigError: one line: the file, the setting, what to do.
     """
-    _check_coherent(f"{path}: ", [], defaults)
+    check_coherent(f"{path}: ", [], defaults)
     _check_classes(f"{path}: ", defaults, classes, pools)
     types = JobTypes(defaults, classes, handlers)
     for type_, handler in handlers.items():
         where = f"handlers.{type_}"
         _check_handler(f"{path}: {where}", handler, pools)
         _check_type(f"{path}: {where}", type_)
-        class_ = types.class_of(type_)
-        chain: list[tuple[str, JobSettings]] = [(where, handler)]
-        if class_ is not None:
-            chain.append((f"classes.{class_}", classes[class_]))
         settings = types.settings(type_)
-        _check_coherent(f"{path}: ", chain, settings)
+        check_coherent(f"{path}: ", [(where, handler), *types.tables(type_)], settings)
         if handler.timeout is not UNSET and handler.timeout > settings.ttr:
             raise ConfigError(
-                f"{path}: {where}.timeout: {handler.timeout:g} s is more than its ttr of {settings.ttr:g} s, so "
-                "it would never be reached; lower it or raise ttr"
+                f"{path}: {where}.timeout: {handler.timeout:g} s is more than its ttr of {settings.ttr:g} s, "
+                "so it would never be reached; lower it or raise ttr"
             )
     for name, pool in pools.items():
         _check_pool(f"{path}: pools.{name}", name, pool)
@@ -221,10 +223,10 @@ def _check_classes(
                     f"{where}.types: {text!r} is in classes.{other} as well; remove it from one of them"
                 )
         _check_pool_named(where, table.pool, pools)
-        _check_coherent(path, [(f"classes.{name}", table)], table.over(defaults))
+        check_coherent(path, [(f"classes.{name}", table)], table.over(defaults))
 
 
-def _check_coherent(path: str, chain: Iterable[tuple[str, JobSettings]], settings: JobDefaults) -> None:
+def check_coherent(path: str, chain: Sequence[tuple[str, JobSettings]], settings: JobDefaults) -> None:
     """Refuse resolved settings that contradict each other.
 
     Args:
@@ -240,8 +242,8 @@ def _check_coherent(path: str, chain: Iterable[tuple[str, JobSettings]], setting
 
     if settings.max_runtime and not settings.keep_alive:
         raise ConfigError(
-            f"{where('max_runtime')}: an attempt runs longer than its ttr only with keep_alive; add keep_alive = "
-            "true, or remove max_runtime"
+            f"{where('max_runtime')}: an attempt runs longer than its ttr only with keep_alive; add "
+            "keep_alive = true, or remove max_runtime"
         )
     if settings.max_runtime and settings.max_runtime < settings.ttr:
         raise ConfigError(
@@ -250,8 +252,8 @@ def _check_coherent(path: str, chain: Iterable[tuple[str, JobSettings]], setting
         )
     if settings.retry.base > settings.retry.cap:
         raise ConfigError(
-            f"{where('retry')}.base: {settings.retry.base:g} s is more than retry.cap ({settings.retry.cap:g} s), "
-            "the longest wait; raise cap or lower base"
+            f"{where('retry')}.base: {settings.retry.base:g} s is more than retry.cap "
+            f"({settings.retry.cap:g} s), the longest wait; raise cap or lower base"
         )
 
 
@@ -270,7 +272,9 @@ def _check_handler(where: str, handler: HandlerConfig, pools: Mapping[str, PoolC
         if handler.secret is not UNSET and handler.secret_file is not UNSET:
             raise ConfigError(f"{where}: give one of secret and secret_file")
         if handler.secret == "":
-            raise ConfigError(f"{where}.secret: is empty; give a key, or remove it to send without a signature")
+            raise ConfigError(
+                f"{where}.secret: is empty; give a key, or remove it to send without a signature"
+            )
     else:
         for setting in ("secret", "secret_file", "timeout"):
             if getattr(handler, setting) is not UNSET:
@@ -305,8 +309,8 @@ def _check_pool(where: str, name: str, pool: PoolConfig) -> None:
         raise ConfigError(f"{where}: this name is that of the server's own handlers; choose another")
     if 0 < pool.memory < _BARE_PROCESS:
         raise ConfigError(
-            f"{where}.memory: a worker process takes more than {pool.memory} bytes before it runs anything; give "
-            f"at least {_BARE_PROCESS}, or 0 for no limit"
+            f"{where}.memory: a worker process takes more than {pool.memory} bytes before it runs anything; "
+            f"give at least {_BARE_PROCESS}, or 0 for no limit"
         )
     for key, value in pool.env.items():
         if not re.fullmatch(r"[^=\0]+", key) or "\0" in value:
@@ -317,5 +321,7 @@ def _check_host(where: str, host: str) -> None:
     try:
         ipaddress.ip_network(host, strict=False)
     except ValueError:
-        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", host) or re.fullmatch(r"[\d.]+", host):
+        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?", host) or re.fullmatch(
+            r"[\d.]+", host
+        ):
             raise ConfigError(f"{where}: {host!r} is no host name, address or network (10.0.0.0/8)") from None
