@@ -61,7 +61,6 @@ def test_ways_to_declare(app: App) -> None:
     ("settings", "says"),
     [
         ({"prio": "top"}, "urgent, high, normal, low, bulk"),
-        ({"prio": None}, "prio"),
         ({"ttr": 0}, "ttr"),
         ({"ttr": -1}, "ttr"),
         ({"ttr": True}, "ttr"),
@@ -77,6 +76,8 @@ def test_ways_to_declare(app: App) -> None:
         ({"retry": {"jitter": 2}}, "retry.jitter"),
         ({"retry": RetryPolicy(jitter=2)}, "retry.jitter"),
         ({"retry": "fixed"}, "retry"),
+        ({"expires": -1}, "expires"),
+        ({"max_runtime": "long"}, "max_runtime"),
     ],
 )
 def test_wrong_settings_are_told_when_declared(app: App, settings: Any, says: str) -> None:
