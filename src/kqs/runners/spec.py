@@ -46,6 +46,7 @@ class WorkerSpec(Struct, frozen=True, omit_defaults=True):
         directory: its working directory, or None for the server's.
         nice: its niceness, or None for the server's.
         code: stands for the code of its handlers as it was found; another one makes another worker.
+        capture: whether what its jobs print is logged with their ids; else it goes to the server's stdout.
     """
 
     name: str
@@ -64,3 +65,4 @@ class WorkerSpec(Struct, frozen=True, omit_defaults=True):
     directory: str | None = None
     nice: int | None = None
     code: str = ""
+    capture: bool = True

@@ -91,7 +91,7 @@ def prepare(config: Config, app: str | None = None, pools: Sequence[str] = ()) -
     if "ping" not in config.handlers and "ping" not in served and (not pools or DEFAULT_POOL in pools):
         name = f"{config.server.name}/{BUILTIN_POOL}/1"
         ping = {"ping": HandlerSpec(python=BUILTIN)}
-        specs.append(WorkerSpec(name, BUILTIN_POOL, ping, types=frozenset(ping)))
+        specs.append(WorkerSpec(name, BUILTIN_POOL, ping, types=frozenset(ping), capture=False))
     roots = sorted({root for one in checked.values() for root in one.roots})
     return Handlers(specs, types.table(jobs), roots, jobs)
 
