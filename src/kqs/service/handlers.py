@@ -25,6 +25,7 @@ from .jobtypes import (
     JobTypes,
     PoolConfig,
     check_coherent,
+    is_glob,
     suggestion,
 )
 
@@ -223,3 +224,34 @@ def _check(spec: WorkerSpec) -> Checked:
         return msgspec.json.decode(done.stdout.splitlines()[-1], type=Checked)
     except (msgspec.MsgspecError, IndexError) as error:
         raise ConfigError(f"the handlers could not be checked: {error}") from None
+
+
+def resolved(config: Config, handlers: Handlers) -> dict[str, Any]:
+    """What the settings come to: ``{defaults, classes, types, pools}``, for people and scripts.
+
+    A type says its class, its pool, and whether it ``runs`` here. No secrets, no environments.
+    """
+    types = JobTypes(config.defaults, config.classes, config.handlers)
+    here = {type_: spec.pool for spec in handlers.specs for type_ in spec.types}
+    named = {text for table in config.classes.values() for text in table.types if not is_glob(text)}
+    pools: dict[str, dict[str, Any]] = {}
+    for spec in handlers.specs:
+        shown = {"processes": 0, "concurrency": spec.concurrency, "types": sorted(spec.types)}
+        pools.setdefault(spec.pool, shown)["processes"] += 1
+    return {
+        "defaults": config.defaults,
+        "classes": {
+            name: {"types": table.types, "settings": table.over(config.defaults)}
+            for name, table in config.classes.items()
+        },
+        "types": {
+            type_: {
+                "class": types.class_of(type_),
+                "pool": here.get(type_, types.pool(type_)),
+                "runs": type_ in here,
+                "settings": handlers.table.get(type_).defaults,
+            }
+            for type_ in sorted({*named, *config.handlers, *handlers.app, *here})
+        },
+        "pools": pools,
+    }
