@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
@@ -24,7 +25,7 @@ def load(spec: WorkerSpec) -> dict[str, Runner]:
     """
     if spec.path is not None and spec.path not in sys.path:
         sys.path.insert(0, spec.path)
-    runners = {type_: _runner(type_, handler) for type_, handler in spec.handlers.items()}
+    runners = {type_: _runner(type_, handler, spec.env) for type_, handler in spec.handlers.items()}
     for type_, function in app_jobs(spec).items():
         if type_ in runners:
             raise ConfigError(f"job type {type_!r} has a handler in the config and one in --app {spec.app}")
@@ -43,7 +44,7 @@ def app_jobs(spec: WorkerSpec) -> dict[str, Any]:
     return jobs
 
 
-def _runner(type_: str, handler: HandlerSpec) -> Runner:
+def _runner(type_: str, handler: HandlerSpec, env: Mapping[str, str]) -> Runner:
     if handler.python is not None:
         where = f"handlers.{type_}: {handler.python}"
         function = _resolve(handler.python, where)
@@ -54,7 +55,7 @@ def _runner(type_: str, handler: HandlerSpec) -> Runner:
     program = shutil.which(argv[0])
     if program is None:
         raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
-    return CommandRunner([os.path.abspath(program), *argv[1:]])
+    return CommandRunner([os.path.abspath(program), *argv[1:]], env)
 
 
 def _resolve(path: str, where: str) -> Any:
