@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
 
@@ -10,6 +11,7 @@ import click
 import msgspec
 import structlog
 
+from ..runners.log import AS_JSON
 
 @click.command()
 @click.option("--config", "config_path", envvar="KQS_CONFIG", metavar="FILE", help="Settings (kqs.toml).")
@@ -19,7 +21,7 @@ import structlog
     "--app", envvar="KQS_APP", metavar="PKG.MOD:APP", help="App whose @app.job functions are handlers."
 )
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although nothing is encrypted.")
-@click.option("--log-json", is_flag=True, help="Log as JSON lines.")
+@click.option("--log-json", envvar=AS_JSON, is_flag=True, help="Log as JSON lines.")
 def serve(
     config_path: str | None,
     data: str | None,
@@ -61,7 +63,9 @@ def serve(
 
 
 def configure_log(as_json: bool) -> None:
-    """Log to stderr: stdout belongs to the handlers."""
+    """Log to stderr: stdout belongs to the ``ping`` handler's line."""
+    if as_json:
+        os.environ[AS_JSON] = "1"  # workers log the same way
     renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[

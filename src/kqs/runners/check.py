@@ -32,7 +32,9 @@ class Checked(msgspec.Struct, frozen=True):
 def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     try:
-        runners = load(spec)
+        runners, errors = load(spec)
+        if errors:
+            raise errors[0]
         settings = {}
         for type_, function in app_jobs(spec).items():
             settings[type_] = function.settings

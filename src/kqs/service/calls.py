@@ -68,6 +68,7 @@ class LeaseView(Struct, omit_defaults=True, gc=False):
     inserted_at: dt.datetime
     data: Raw | UnsetType = UNSET
     data64: bytes | UnsetType = UNSET
+    deaths: int = 0
 
 
 class Desk:
@@ -463,7 +464,14 @@ def _view(lease: Lease, data: bytes) -> LeaseView:
     """A lease as it is answered."""
     inserted = dt.datetime.fromtimestamp(lease.inserted / SECOND, dt.UTC)
     view = LeaseView(
-        lease.receipt, lease.id, lease.type, lease.attempt, lease.ttr, PRIOS[lease.prio], inserted
+        lease.receipt,
+        lease.id,
+        lease.type,
+        lease.attempt,
+        lease.ttr,
+        PRIOS[lease.prio],
+        inserted,
+        deaths=lease.deaths,
     )
     if lease.binary:
         view.data64 = data  # msgspec writes bytes as base64

@@ -79,7 +79,7 @@ def prepare(config: Config, app: str | None) -> Handlers:
     if "ping" not in types:
         name = f"{config.server.name}/builtin/1"
         ping = {"ping": HandlerSpec(python=BUILTIN)}
-        specs.append(WorkerSpec(name, "builtin", ping, types=frozenset(ping)))
+        specs.append(WorkerSpec(name, "builtin", ping, types=frozenset(ping), capture=False))
     return Handlers(specs, defaults, base)
 
 
