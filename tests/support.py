@@ -163,9 +163,9 @@ class ServerProcess:
 
     def _printed(self, line: str) -> None:
         """What jobs print is logged; the tests find it on stdout, as if it were not."""
-        if line.startswith("{") and (logged := json.loads(line))["event"] == "output":
-            if logged["stream"] == "stdout":
-                self.stdout.add(logged["line"])
+        logged = json.loads(line) if line.startswith("{") else {}
+        if logged.get("stream") == "stdout":
+            self.stdout.add(logged["line"])
 
     @property
     def pid(self) -> int:
