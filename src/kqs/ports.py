@@ -273,8 +273,8 @@ class Engine(Protocol):
         Args:
             receipts: the leases; ones that are not current are passed over.
             died: the worker died running it: counts towards burying it as poison.
-            alone: whether nothing else ran in that worker. A job that was one of several counts as having killed
-                one worker at most: which of them did it is only known once each has run alone.
+            alone: whether nothing else ran in that worker. A job that was one of several counts as having
+                killed one worker at most: which of them did it is only known once each has run alone.
             reason: kept as the job's last error.
         """
         ...

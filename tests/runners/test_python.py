@@ -266,7 +266,8 @@ def test_a_job_nested_as_deep_as_is_taken_runs(running: ServerProcess, client: C
 
 
 def printed(running: ServerProcess, id: str, stream: str) -> list[str]:
-    return [line["line"] for line in running.logged("output") if line["job"] == id and line["stream"] == stream]
+    lines = running.logged("output")
+    return [line["line"] for line in lines if (line["job"], line["stream"]) == (id, stream)]
 
 
 def test_what_a_job_prints_is_logged_with_its_id(running: ServerProcess, client: Client) -> None:

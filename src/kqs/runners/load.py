@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..core.handler import Job
@@ -36,7 +36,7 @@ def load(spec: WorkerSpec) -> Loaded:
     errors: list[ConfigError] = []
     for type_, handler in spec.handlers.items():
         try:
-            runners[type_] = _runner(type_, handler)
+            runners[type_] = _runner(type_, handler, spec.env)
         except ConfigError as error:
             errors.append(error)
     try:
@@ -72,7 +72,7 @@ def python_runner(function: Any, run: Callable[[Job], Any]) -> Runner | AsyncRun
     return AsyncPythonRunner(run) if is_async(function) else PythonRunner(run)
 
 
-def _runner(type_: str, handler: HandlerSpec) -> Runner | AsyncRunner:
+def _runner(type_: str, handler: HandlerSpec, env: Mapping[str, str]) -> Runner | AsyncRunner:
     if handler.python is not None:
         where = f"handlers.{type_}: {handler.python}"
         function = _resolve(handler.python, where)
@@ -83,7 +83,7 @@ def _runner(type_: str, handler: HandlerSpec) -> Runner | AsyncRunner:
     program = shutil.which(argv[0])
     if program is None:
         raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
-    return CommandRunner([os.path.abspath(program), *argv[1:]])
+    return CommandRunner([os.path.abspath(program), *argv[1:]], env)
 
 
 def _resolve(path: str, where: str) -> Any:

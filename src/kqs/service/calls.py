@@ -76,7 +76,7 @@ class Desk:
 
     Args:
         engine, intake, dispatch, bulk, clock: the parts that do the work.
-        table: settings of job types.
+        table: settings of job types; another one may be set later.
         tokens: who may call; nobody needs one when there are none.
         metrics, log: told of every call.
         health: gathers the answer to ``health``.
@@ -108,7 +108,7 @@ class Desk:
         self._dispatch = dispatch
         self._bulk = bulk
         self._clock = clock
-        self._table = table
+        self.table = table
         self._tokens = tokens
         self._log = log
         self._health = health
@@ -168,7 +168,7 @@ class Desk:
         inserts = calls.decode_singles(block)
         if not inserts:
             return False
-        table, capabilities = self._table, self._engine.capabilities
+        table, capabilities = self.table, self._engine.capabilities
         try:
             jobs = [check_job(insert.m, table, capabilities) for insert in inserts]
         except CallError:
@@ -350,9 +350,9 @@ class Desk:
         capabilities = self._engine.capabilities
         array = raw.startswith(b"[")
         if not array:
-            jobs = [parse_job(raw, self._table, capabilities, blob=blob)]
+            jobs = [parse_job(raw, self.table, capabilities, blob=blob)]
         elif blob is None:
-            jobs = parse_batch(raw, self._table, capabilities)
+            jobs = parse_batch(raw, self.table, capabilities)
         else:
             raise BadRequest("a binary part goes with one job, not with an array", field="b")
         connection.in_flight += 1

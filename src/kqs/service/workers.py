@@ -12,8 +12,11 @@ import asyncio
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from functools import partial
+from itertools import chain, count
 from secrets import token_hex
 from time import monotonic
 from typing import Any
@@ -22,8 +25,9 @@ import msgspec
 import psutil
 
 from ..core.outcome import Settlement
-from ..errors import JournalFailed
+from ..errors import ConfigError, JournalFailed
 from ..ports import Engine, Expired
+from ..runners import place
 from ..runners.attempt import EXIT_RECYCLED, REVOKE
 from ..runners.capture import Captured, Named
 from ..runners.marked import NAME, kill_marked
@@ -46,6 +50,8 @@ YIELD = 1.0
 STUCK = 1.0
 #: How often a worker is told to stop, until it does, seconds.
 AGAIN = 0.5
+#: How often a new worker is looked at, until it takes work, seconds.
+LOOK = 0.02
 
 
 class _Worker:
@@ -74,6 +80,11 @@ class _Worker:
         self._overdue: dict[str, tuple[float, str]] = {}
 
     @property
+    def ready(self) -> bool:
+        """Whether its process asked for work."""
+        return self.process is not None and self.connection is not None and self.connection.received > 0
+
+    @property
     def running(self) -> list[str]:
         """The receipts of the attempts that run."""
         return self._marker.running()
@@ -91,8 +102,8 @@ class _Worker:
             began = monotonic()
             try:
                 status = await self._live()
-            except OSError as error:
-                self._log.error("worker cannot be started", error=str(error))
+            except (OSError, subprocess.SubprocessError, ConfigError) as error:
+                self._log.error("worker cannot be started", error=str(error.__cause__ or error))
                 status = EXIT_BAD_HANDLERS
             if self.stopping:
                 break
@@ -137,8 +148,10 @@ class _Worker:
                 stdout=out,
                 stderr=err,
                 pass_fds=fds,
-                env={**os.environ, NAME: mark},
                 start_new_session=True,
+                cwd=self.spec.directory,
+                env={**place.environment(self.spec), NAME: mark},
+                preexec_fn=place.entering(self.spec),
             )
         finally:
             its.close()
@@ -289,9 +302,10 @@ class _Worker:
 
     def shown(self) -> dict[str, Any]:
         state = self.state
-        if self.process is not None and not self.stopping:
-            heard = self.connection is not None and self.connection.received
-            state = "running" if self.running else "idle" if heard else "starting"
+        if self.process is not None and self.stopping:
+            state = "stopping"
+        elif self.process is not None:
+            state = "running" if self.running else "idle" if self.ready else "starting"
         return {
             "name": self.spec.name,
             "pool": self.spec.pool,
@@ -316,17 +330,87 @@ class LocalWorkers:
     def __init__(
         self, specs: Sequence[WorkerSpec], engine: Engine, dispatch: Dispatch, attach: Attach, log: Any
     ) -> None:
-        self._workers = {spec.name: _Worker(spec, engine, dispatch, attach, log) for spec in specs}
+        self._specs = specs
         self._engine = engine
-        self._tasks: list[asyncio.Task[None]] = []
+        self._make = partial(_Worker, engine=engine, dispatch=dispatch, attach=attach, log=log)
+        self._log = log
+        self._workers: dict[str, _Worker] = {}
+        self._lives: dict[_Worker, asyncio.Task[None]] = {}
+        self._changes: set[asyncio.Task[None]] = set()
+        self._partings: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         """Start all processes; they take work as they come up."""
-        self._tasks = [asyncio.create_task(worker.supervise()) for worker in self._workers.values()]
+        for spec in self._specs:
+            self._begin(spec)
+
+    def _begin(self, spec: WorkerSpec) -> _Worker:
+        worker = self._workers[spec.name] = self._make(spec)
+        self._lives[worker] = asyncio.create_task(worker.supervise())
+        return worker
+
+    def replace(self, specs: Sequence[WorkerSpec]) -> None:
+        """Run these from now on. Returns at once; what an earlier call left to do is given up.
+
+        Workers that are as these go on. In a pool where they are not, one new worker after the other is
+        started; when it asks for work, an old one is told to finish its attempt and go. So no job waits for
+        the change, and none is ended by it.
+
+        Args:
+            specs: one a process; a name that is taken yet is changed.
+        """
+        for change in self._changes:
+            change.cancel()
+        wanted: dict[str, list[WorkerSpec]] = {worker.spec.pool: [] for worker in self._workers.values()}
+        for spec in specs:
+            wanted.setdefault(spec.pool, []).append(spec)
+        self._changes = {asyncio.create_task(self._change(*change)) for change in wanted.items()}
+
+    async def _change(self, pool: str, specs: list[WorkerSpec]) -> None:
+        """Make a pool's workers these."""
+        old = [w for w in self._workers.values() if w.spec.pool == pool and not w.stopping]
+        kept = []
+        for worker in old.copy():
+            same = next((spec for spec in specs if _alike(spec, worker.spec)), None)
+            if same is not None:
+                specs.remove(same)
+                old.remove(worker)
+                kept.append(worker)
+        if not specs and not old:
+            return
+        begun = (self._begin(msgspec.structs.replace(spec, name=self._free(spec))) for spec in specs)
+        for new in chain(kept, begun):  # of the kept ones, some may have been started a moment ago
+            while not new.ready:  # noqa: ASYNC110 - the process tells when it is, over its socket
+                await asyncio.sleep(LOOK)
+            if old and new not in kept:
+                self._dismiss(old.pop(0))
+        for worker in old:
+            self._dismiss(worker)
+        self._log.info("workers replaced", pool=pool)
+
+    def _free(self, spec: WorkerSpec) -> str:
+        """A worker's name, or the next of its pool that no worker has."""
+        family = spec.name.rpartition("/")[0]
+        names = (f"{family}/{number}" for number in count(1))
+        return next(name for name in chain([spec.name], names) if name not in self._workers)
+
+    def _dismiss(self, worker: _Worker) -> None:
+        """Let a worker finish its attempt and go."""
+        worker.stopping = True
+        parting = asyncio.create_task(self._see_off(worker))
+        self._partings.add(parting)
+        parting.add_done_callback(self._partings.discard)
+
+    async def _see_off(self, worker: _Worker) -> None:
+        life = self._lives[worker]
+        while not life.done():
+            worker.terminate()  # the first one may have come while a handler ignored it
+            await asyncio.wait([life], timeout=AGAIN)
+        del self._workers[worker.spec.name], self._lives[worker]
 
     def types(self) -> frozenset[str]:
         """The job types a worker is here for."""
-        own = (worker.spec.types - worker.broken for worker in self._workers.values())
+        own = (w.spec.types - w.broken for w in self._workers.values() if not w.stopping)
         return frozenset[str]().union(*own)
 
     def states(self) -> list[dict[str, Any]]:
@@ -360,25 +444,32 @@ class LocalWorkers:
             await self._engine.renew(renewed)
         if unstarted:
             await self._engine.settle(unstarted)
-        for worker in self._workers.values():
+        for worker in list(self._workers.values()):
             await worker.look()
         return remote
 
     async def drain(self, grace: float) -> None:
         """Let running attempts finish for ``grace`` seconds, then end them; their jobs are released."""
-        for worker in self._workers.values():
+        for change in self._changes:
+            change.cancel()
+        workers = list(self._lives)
+        for worker in workers:
             worker.stopping = True
             worker.terminate()
-        if self._tasks:
-            late: set[asyncio.Task[None]] = set(self._tasks)
+        if late := set(self._lives.values()):
             until = monotonic() + grace
             while late and (left := until - monotonic()) > 0:
                 _done, late = await asyncio.wait(late, timeout=min(left, AGAIN))
-                for worker in self._workers.values():
+                for worker in workers:
                     worker.terminate()  # the first one may have come while a handler ignored it
             if late:
-                await asyncio.gather(*(worker.kill() for worker in self._workers.values()))
+                await asyncio.gather(*(worker.kill() for worker in workers))
                 await asyncio.wait(late)
+
+
+def _alike(one: WorkerSpec, other: WorkerSpec) -> bool:
+    """Whether two workers differ in their names at most."""
+    return msgspec.structs.replace(one, name=other.name) == other
 
 
 def _describe(status: int) -> str:
