@@ -98,16 +98,25 @@ class Worker:
                 if not self._held:
                     continue
                 since, lease = self._held.popleft()
-                if monotonic() - since < min(FRESH, lease.ttr / 4) or self._link.renew([lease.receipt]):
+                if monotonic() - since < min(FRESH, lease.ttr / 4) or self._renewed(lease):
                     self._attempt(lease)
-                else:
-                    self._link.settle(Settlement(lease.receipt, "release"))  # lost, or not wanted any more
         except _Stop:
             pass
         for _since, lease in self._held:
             self._link.settle(Settlement(lease.receipt, "release"))
         self._link.flush()
         return EXIT_RECYCLED if self._recycling.due and not self._stopping else 0
+
+    def _renewed(self, first: Leased) -> bool:
+        """Renew a lease that may be lost by now, and all that wait behind it; whether it can be begun."""
+        waiting = [first, *(lease for _since, lease in self._held)]
+        now = monotonic()
+        current = self._link.renew([lease.receipt for lease in waiting])
+        self._held = deque((now, lease) for lease in waiting[1:] if lease.receipt in current)
+        for lease in waiting:
+            if lease.receipt not in current:  # lost, or not wanted any more
+                self._link.settle(Settlement(lease.receipt, "release"))
+        return first.receipt in current
 
     def _fill(self) -> None:
         """Have work: ask ahead of time while what is held lasts, wait when nothing is."""
