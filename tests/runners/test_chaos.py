@@ -39,6 +39,8 @@ python = "jobs:hold"
 python = "jobs:close_all"
 [handlers.forked_return]
 python = "jobs:forked_return"
+[handlers.daemon]
+python = "ajobs:with_daemon"
 [handlers.sh]
 command = ["sh"]
 """
@@ -216,6 +218,17 @@ def test_a_stopped_worker_that_never_started_its_job_is_replaced(start: Start) -
     server.stdout.wait_for(f"note began {id}")
     assert in_state(client, id, "done")["attempt"] == 1
     until(lambda: gone(pid), "the stopped worker to be ended")
+
+
+@pytest.mark.parametrize("end", ["ttr", "death"])
+def test_daemons_end_with_their_attempt(start: Start, end: str) -> None:
+    """They left process group, session and parent; their worker is killed, or dies by itself."""
+    server, client = serve(start)
+    id = client.insert("daemon", {"end": end}, ttr=2 if end == "ttr" else 60, max_attempts=1)
+    (line,) = server.stdout.wait_for(f"daemon {id}")
+    pid = int(line.split()[2])
+    in_state(client, id, "buried")
+    until(lambda: gone(pid), "the daemon to be ended")
 
 
 def test_workers_die_with_the_server(start: Start) -> None:
