@@ -129,10 +129,6 @@ async def forked_return(job: Job) -> None:
         print(f"child went on {job.id}")
 
 
-async def returns(job: Job) -> Any:
-    return job.data
-
-
 _kept: list[bytearray] = []
 
 

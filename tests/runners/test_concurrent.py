@@ -13,20 +13,8 @@ from tests.support import ServerProcess, kqs, until
 
 Start = Callable[..., ServerProcess]
 
-TYPES = [
-    "hold",
-    "deaf",
-    "blocks",
-    "dies",
-    "prints",
-    "renew",
-    "sleep",
-    "context",
-    "child_exits",
-    "forked_return",
-    "returns",
-    "grow",
-]
+TYPES = ["hold", "deaf", "blocks", "dies", "prints", "renew", "sleep", "context", "grow"]
+TYPES += ["child_exits", "forked_return"]
 CONFIG = """
 [pools.default]
 processes = 1
