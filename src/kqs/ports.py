@@ -164,6 +164,27 @@ class Runner(Protocol):
         ...
 
 
+class AsyncRunner(Protocol):
+    """Executes attempts of one job type, many at a time on one event loop, in a worker process.
+
+    Attributes:
+        decodes: as :attr:`Runner.decodes`.
+    """
+
+    decodes: bool
+
+    async def arun(self, job: Job, payload: bytes) -> Attempted:
+        """Run one attempt to its end. Whatever the handler does is told by the value.
+
+        Cancelled, it stops the attempt and raises ``CancelledError``.
+
+        Args:
+            job: what the handler is given.
+            payload: the payload as it was inserted: JSON text, or any bytes.
+        """
+        ...
+
+
 class BulkStore(Protocol):
     """Payloads too large for the engine."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -173,11 +174,38 @@ def test_what_a_command_leaves_behind_is_ended(running: ServerProcess, client: C
     until(lambda: not psutil.pid_exists(pid), "the child to be ended")
 
 
-def test_a_child_that_holds_the_pipes_open_is_not_waited_for(running: ServerProcess, client: Client) -> None:
-    file = running.folder / "holder"
-    job = run(client, f"setsid sleep 600 & echo $! >{file}; exit 0")
-    assert job["state"] == "done"
-    psutil.Process(int(file.read_text())).kill()
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "setsid sleep 600 &",
+        "(setsid sleep 600 &) &",
+        "setsid sh -c 'setsid sleep 600 & exec setsid sleep 600' &",
+    ],
+    ids=["session", "orphan", "both"],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
+def test_what_left_its_session_is_ended_too(running: ServerProcess, client: Client, escape: str) -> None:
+    """And that it holds the pipes open keeps nobody waiting."""
+    id = client.insert("sh", f"{escape} echo $KQS_JOB_ID".encode())
+    assert ended(client, id)["state"] == "done"
+    assert [process for process in psutil.process_iter() if _belongs_to(process, id)] == []
+
+
+def _belongs_to(process: psutil.Process, id: str) -> bool:
+    try:
+        return process.environ().get("KQS_JOB_ID") == id
+    except psutil.Error:
+        return False
+
+
+def test_a_child_that_floods_the_pipes_does_not_keep_the_job(client: Client) -> None:
+    assert run(client, "yes & exit 0")["state"] == "done"
+    assert run(client, "setsid yes >&2 & exit 0")["state"] == "done"
+
+
+def test_closing_both_outputs_ends_nothing(client: Client) -> None:
+    job = run(client, "exec >&- 2>&-; cat <&0 >/dev/null; exit 100")
+    assert (job["state"], job["last_error"]["message"]) == ("buried", "exit status 100 (failed for good)")
 
 
 def test_a_command_that_stops_itself_is_ended_by_its_ttr(running: ServerProcess, client: Client) -> None:

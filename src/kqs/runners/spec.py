@@ -6,15 +6,23 @@ from msgspec import Struct
 
 
 class HandlerSpec(Struct, frozen=True, omit_defaults=True):
-    """How one job type is run: exactly one of the two.
+    """How one job type is run: exactly one of ``python``, ``command`` and ``http``.
 
     Attributes:
         python: ``pkg.mod:callable``, called with one ``Job``.
         command: argv, the payload on its stdin.
+        http: URL the payload is posted to.
+        secret: what its requests are signed with, or None for no signature.
+        timeout: most seconds for a response, beside the ttr, or None.
+        allow: names, addresses and networks the URL may lead to although they are not public.
     """
 
     python: str | None = None
     command: list[str] | None = None
+    http: str | None = None
+    secret: str | None = None
+    timeout: float | None = None
+    allow: tuple[str, ...] = ()
 
 
 class WorkerSpec(Struct, frozen=True, omit_defaults=True):

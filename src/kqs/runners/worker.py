@@ -27,7 +27,7 @@ from ..ports import Runner
 from .link import Leased, Link
 from .load import load
 from .marker import Marker
-from .process import die_with_parent, parent_is
+from .process import adopt_orphans, die_with_parent, parent_is
 from .python import reason_of, wire_text
 from .spec import WorkerSpec
 
@@ -176,6 +176,7 @@ class Worker:
                 deadline=now + dt.timedelta(seconds=lease.ttr),
                 log=logging.LoggerAdapter(_log, {"job": lease.id, "type": lease.type}),
                 link=_JobLink(self._link, lease.receipt),
+                binary=lease.data is msgspec.UNSET,
             )
             return runner.run(job, payload)
         except Exception as error:
@@ -222,6 +223,7 @@ def _configure_log() -> None:
 def main() -> int:
     socket_fd, marker_fd, parent = (int(text) for text in sys.argv[1:4])
     die_with_parent()
+    adopt_orphans()
     if not parent_is(parent):
         return EXIT_ORPHANED
     os.set_inheritable(socket_fd, False)
