@@ -10,13 +10,13 @@ import traceback
 from typing import Any
 
 from ..errors import ConfigError
-from ..ports import Runner
+from ..ports import AsyncRunner, Runner
 from .command import CommandRunner
 from .python import PythonRunner
 from .spec import HandlerSpec, WorkerSpec
 
 
-def load(spec: WorkerSpec) -> dict[str, Runner]:
+def load(spec: WorkerSpec) -> dict[str, Runner | AsyncRunner]:
     """The runner of each job type of a worker.
 
     Raises:
@@ -24,7 +24,9 @@ def load(spec: WorkerSpec) -> dict[str, Runner]:
     """
     if spec.path is not None and spec.path not in sys.path:
         sys.path.insert(0, spec.path)
-    runners = {type_: _runner(type_, handler) for type_, handler in spec.handlers.items()}
+    runners: dict[str, Runner | AsyncRunner] = {
+        type_: _runner(type_, handler) for type_, handler in spec.handlers.items()
+    }
     for type_, function in app_jobs(spec).items():
         if type_ in runners:
             raise ConfigError(f"job type {type_!r} has a handler in the config and one in --app {spec.app}")
@@ -43,18 +45,29 @@ def app_jobs(spec: WorkerSpec) -> dict[str, Any]:
     return jobs
 
 
-def _runner(type_: str, handler: HandlerSpec) -> Runner:
+def _runner(type_: str, handler: HandlerSpec) -> Runner | AsyncRunner:
     if handler.python is not None:
         where = f"handlers.{type_}: {handler.python}"
         function = _resolve(handler.python, where)
         if not callable(function):
             raise ConfigError(f"{where}: is a {type(function).__name__}, not callable")
         return PythonRunner(function)
+    if handler.http is not None:
+        return _http(type_, handler, handler.http)
     argv = handler.command or []
     program = shutil.which(argv[0])
     if program is None:
         raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
     return CommandRunner([os.path.abspath(program), *argv[1:]])
+
+
+def _http(type_: str, handler: HandlerSpec, url: str) -> AsyncRunner:
+    from .http import HttpRunner  # its libraries take long to import, and few workers need them
+
+    try:
+        return HttpRunner(url, secret=handler.secret, timeout=handler.timeout, allow=handler.allow)
+    except ConfigError as error:
+        raise ConfigError(f"handlers.{type_}.http: {error}") from None
 
 
 def _resolve(path: str, where: str) -> Any:
