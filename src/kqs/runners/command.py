@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import selectors
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import IO
 
@@ -34,15 +34,18 @@ class CommandRunner:
 
     Args:
         argv: program and arguments, the same for every job.
+        env: what its environment holds beside the little it inherits.
     """
 
     decodes = False
 
-    def __init__(self, argv: Sequence[str]) -> None:
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None) -> None:
         self._argv = list(argv)
+        self._env = dict(env or {})
 
     def run(self, job: Job, payload: bytes) -> Attempted:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        environment |= self._env
         environment |= {"KQS_JOB_ID": job.id, "KQS_TYPE": job.type, "KQS_ATTEMPT": str(job.attempt)}
         others = children()
         try:

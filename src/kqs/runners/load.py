@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Mapping
 from typing import Any
 
 from ..errors import ConfigError
@@ -25,7 +26,7 @@ def load(spec: WorkerSpec) -> dict[str, Runner | AsyncRunner]:
     if spec.path is not None and spec.path not in sys.path:
         sys.path.insert(0, spec.path)
     runners: dict[str, Runner | AsyncRunner] = {
-        type_: _runner(type_, handler) for type_, handler in spec.handlers.items()
+        type_: _runner(type_, handler, spec.env) for type_, handler in spec.handlers.items()
     }
     for type_, function in app_jobs(spec).items():
         if type_ in runners:
@@ -45,7 +46,7 @@ def app_jobs(spec: WorkerSpec) -> dict[str, Any]:
     return jobs
 
 
-def _runner(type_: str, handler: HandlerSpec) -> Runner | AsyncRunner:
+def _runner(type_: str, handler: HandlerSpec, env: Mapping[str, str]) -> Runner | AsyncRunner:
     if handler.python is not None:
         where = f"handlers.{type_}: {handler.python}"
         function = _resolve(handler.python, where)
@@ -58,7 +59,7 @@ def _runner(type_: str, handler: HandlerSpec) -> Runner | AsyncRunner:
     program = shutil.which(argv[0])
     if program is None:
         raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
-    return CommandRunner([os.path.abspath(program), *argv[1:]])
+    return CommandRunner([os.path.abspath(program), *argv[1:]], env)
 
 
 def _http(type_: str, handler: HandlerSpec, url: str) -> AsyncRunner:

@@ -26,7 +26,7 @@ class HandlerSpec(Struct, frozen=True, omit_defaults=True):
 
 
 class WorkerSpec(Struct, frozen=True, omit_defaults=True):
-    """One worker process: one attempt at a time.
+    """One worker process.
 
     Attributes:
         name: as shown; also the holder of its leases.
@@ -36,6 +36,17 @@ class WorkerSpec(Struct, frozen=True, omit_defaults=True):
         path: folder put first on ``sys.path``.
         types: all job types it runs, the app's included.
         prefetch: seconds of measured work it may hold unstarted.
+        concurrency: attempts it runs at once; above 1 all its handlers are async.
+        max_jobs: jobs after which it ends, to be replaced; 0 for no limit.
+        memory: bytes of resident memory at which it ends between two jobs; 0 for no limit.
+        keep_alive: job types whose running attempts are renewed at the end of their ttr, with the seconds
+            after which that stops (0: it does not).
+        env: environment variables beside the server's own.
+        user: user it runs as, or None for the server's.
+        directory: its working directory, or None for the server's.
+        nice: its niceness, or None for the server's.
+        code: stands for the code of its handlers as it was found; another one makes another worker.
+        capture: whether what its jobs print is logged with their ids; else it goes to the server's stdout.
     """
 
     name: str
@@ -45,3 +56,13 @@ class WorkerSpec(Struct, frozen=True, omit_defaults=True):
     path: str | None = None
     types: frozenset[str] = frozenset()
     prefetch: float = 0.05
+    concurrency: int = 1
+    max_jobs: int = 0
+    memory: int = 0
+    keep_alive: dict[str, float] = {}
+    env: dict[str, str] = {}
+    user: str | None = None
+    directory: str | None = None
+    nice: int | None = None
+    code: str = ""
+    capture: bool = True
