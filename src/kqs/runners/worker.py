@@ -6,6 +6,7 @@ what to run, and is the only one to end an attempt that overruns its ttr: it kil
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import io
 import logging
@@ -23,7 +24,7 @@ import msgspec
 from ..core.handler import Job
 from ..core.outcome import Attempted, Reason, Settlement
 from ..errors import ConfigError, ConnectionFailed
-from ..ports import Runner
+from ..ports import AsyncRunner, Runner
 from .link import Leased, Link
 from .load import load
 from .marker import Marker
@@ -54,8 +55,11 @@ class Worker:
         marker: where the server sees which attempt runs.
     """
 
-    def __init__(self, spec: WorkerSpec, runners: Mapping[str, Runner], link: Link, marker: Marker) -> None:
+    def __init__(
+        self, spec: WorkerSpec, runners: Mapping[str, Runner | AsyncRunner], link: Link, marker: Marker
+    ) -> None:
         self._runners = runners
+        self._loop: asyncio.Runner | None = None
         self._link = link
         self._marker = marker
         self._prefetch = spec.prefetch
@@ -178,7 +182,11 @@ class Worker:
                 link=_JobLink(self._link, lease.receipt),
                 binary=lease.data is msgspec.UNSET,
             )
-            return runner.run(job, payload)
+            if hasattr(runner, "run"):
+                return runner.run(job, payload)
+            if self._loop is None:
+                self._loop = asyncio.Runner()
+            return self._loop.run(runner.arun(job, payload))
         except Exception as error:
             return Attempted("again", None, reason_of(error))
 
