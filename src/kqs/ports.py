@@ -7,7 +7,7 @@ conformance suite in ``kqs.testing`` that every implementation passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -114,6 +114,7 @@ class Lease(Struct, gc=False):
         bulk: where the payload lies instead, or None.
         inserted: microseconds since 1970 UTC.
         expires: the same, when the lease ends.
+        deaths: workers that died running it so far.
     """
 
     receipt: str
@@ -127,6 +128,7 @@ class Lease(Struct, gc=False):
     bulk: BulkRef | None
     inserted: int
     expires: int
+    deaths: int = 0
 
 
 class Expired(Struct, frozen=True):
@@ -164,6 +166,7 @@ class Runner(Protocol):
         ...
 
 
+@runtime_checkable
 class AsyncRunner(Protocol):
     """Executes attempts of one job type, many at a time on one event loop, in a worker process.
 
@@ -262,12 +265,16 @@ class Engine(Protocol):
         """
         ...
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
+    async def rescue(
+        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+    ) -> None:
         """Take expired or orphaned leases back; their attempt counts.
 
         Args:
             receipts: the leases; ones that are not current are passed over.
             died: the worker died running it: counts towards burying it as poison.
+            alone: whether nothing else ran in that worker. A job that was one of several counts as having
+                killed one worker at most: which of them did it is only known once each has run alone.
             reason: kept as the job's last error.
         """
         ...

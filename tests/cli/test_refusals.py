@@ -54,10 +54,10 @@ BAD_CONFIGS = {
     "key twice": ("[server]\nname='a'\nname='b'\n", ["kqs.toml", "not TOML"]),
     "bad address": ('[server]\nlisten = "14151"\n', ["server.listen", "'14151'", "HOST:PORT"]),
     "bad port": ('[server]\nlisten = "127.0.0.1:99999"\n', ["server.listen", "HOST:PORT"]),
-    "no handler": ("[handlers.a]\n", ["handlers.a", "exactly one of python and command"]),
+    "no handler": ("[handlers.a]\n", ["handlers.a", "exactly one of python, command and http"]),
     "two handlers": (
         '[handlers.a]\npython = "a:b"\ncommand = ["x"]\n',
-        ["handlers.a", "exactly one of python and command"],
+        ["handlers.a", "exactly one of python, command and http"],
     ),
     "not a path": ('[handlers.a]\npython = "jobs.note"\n', ["handlers.a.python", "pkg.mod:callable"]),
     "empty command": ("[handlers.a]\ncommand = []\n", ["handlers", "command"]),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from kqs import Again, Fail, Job
 from kqs.runners.command import MAX_OUTPUT, CommandRunner
 from kqs.runners.http import HttpRunner
-from kqs.runners.python import PythonRunner
+from kqs.runners.python import AsyncPythonRunner, PythonRunner
 from kqs.testing.runners import AnyRunner, Behaviour, RunnerHarness, RunnerSuite, Running, new_job
 from kqs.testing.runners.harness import WORDS
 from tests.conformance.hanging import SCRIPT
@@ -91,6 +93,38 @@ class PythonHarness(BlockingHarness):
         return PythonRunner(lambda job: behave(behaviour, job))
 
 
+class AsyncPythonHarness(RunnerHarness):
+    delay = 7
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._begun = threading.Event()
+        self._left = threading.Event()
+
+    def runner(self, behaviour: Behaviour) -> AsyncPythonRunner:
+        async def handler(job: Job) -> Any:
+            await asyncio.sleep(0)
+            return behave(behaviour, job)
+
+        return AsyncPythonRunner(self._hang if behaviour == "hang" else handler)
+
+    async def _hang(self, _job: Job) -> None:
+        self._begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self._left.set()
+
+    def begin(self) -> Running:
+        runner = self.runner("hang")
+        running = self.loop.start(runner.arun(new_job(runner), b"null"))
+        assert self._begun.wait(PATIENCE)
+        return running
+
+    def wait_gone(self) -> None:
+        assert self._left.wait(PATIENCE), "the handler goes on"
+
+
 class CommandHarness(BlockingHarness):
     kind = "command"
     max_result = MAX_OUTPUT
@@ -160,6 +194,14 @@ class TestPython(RunnerSuite):
     @pytest.fixture
     def harness(self, tmp_path: Path) -> Iterator[RunnerHarness]:
         harness = PythonHarness(tmp_path)
+        yield harness
+        harness.close()
+
+
+class TestAsyncPython(RunnerSuite):
+    @pytest.fixture
+    def harness(self) -> Iterator[RunnerHarness]:
+        harness = AsyncPythonHarness()
         yield harness
         harness.close()
 

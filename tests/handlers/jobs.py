@@ -173,6 +173,18 @@ def spawn(job: Job) -> None:
         time.sleep(600)
 
 
+def prints(job: Job) -> None:
+    """Print in every way there is; then die if ``data["die"]``."""
+    text = job.data["text"]
+    print(text)
+    os.write(1, f"{text} from C\n".encode())
+    subprocess.run(["echo", f"{text} from a child"], check=True)
+    print(f"{text} on stderr", file=sys.stderr)
+    sys.stderr.write("no end of line")
+    if job.data.get("die"):
+        os._exit(9)
+
+
 def flood(job: Job) -> None:
     """Much to say, on both streams."""
     for _ in range(job.data):

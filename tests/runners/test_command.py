@@ -136,6 +136,7 @@ def test_the_environment_is_clean(client: Client) -> None:
     assert found.pop("KQS_JOB_ID") == id
     assert found.pop("KQS_TYPE") == "sh"
     assert found.pop("KQS_ATTEMPT") == "1"
+    assert found.pop("KQS_WORKER")
     shells_own = {"PWD", "SHLVL", "_", "OLDPWD"}
     inherited = {"HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
     assert found.keys() - shells_own <= inherited

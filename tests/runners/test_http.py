@@ -13,7 +13,7 @@ from kqs.runners.http import signature
 from tests.support import ServerProcess, until
 from tests.target import PATIENCE, Exchange, Target
 
-#: Each path is the handler of a job type; only ``local`` addresses may be called, and 127.0.0.2 is not among them.
+#: Each path is the handler of a job type.
 CONFIG = """
 [pools.default]
 processes = 1

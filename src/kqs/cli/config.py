@@ -13,12 +13,21 @@ def config() -> None:
 @config.command()
 @click.argument("path", default="kqs.toml")
 @click.option("--app", metavar="PKG.MOD:APP", help="Check this App's jobs as well.")
-def check(path: str, app: str | None) -> None:
+@click.option(
+    "--pool", "pools", multiple=True, metavar="NAME", help="Check the handlers of this pool only; repeatable."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what the settings come to, as JSON.")
+def check(path: str, app: str | None, pools: tuple[str, ...], as_json: bool) -> None:
     """Check a config file and its handlers as 'kqs serve' would; exits 2 and says what is wrong."""
+    import msgspec
+
     from ..service import config as settings
-    from ..service.handlers import prepare
+    from ..service.handlers import prepare, resolved
 
     loaded = settings.load(path)
-    handlers = prepare(loaded, app)
-    types = sorted({type_ for spec in handlers.specs for type_ in spec.handlers})
+    handlers = prepare(loaded, app, pools)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(resolved(loaded, handlers))).decode())
+        return
+    types = sorted(frozenset[str]().union(*(spec.types for spec in handlers.specs)))
     click.echo(f"{path}: ok; {len(handlers.specs)} worker processes, handlers for: {', '.join(types)}")

@@ -15,24 +15,18 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 import msgspec
 
 from ..core.handler import Job
-from ..core.job import DEFAULT_TTR, MAX_TYPE_BYTES, PRIOS, JobDefaults, MaxAttempts, Prio, Ttr
+from ..core.job import MAX_TYPE_BYTES, PRIOS, JobSettings, Prio
 from ..core.outcome import Fail
 from ..core.retry import RetryPolicy
 from ..errors import ConfigError
 from .aio import AsyncClient
 from .blocking import Client
 
+#: Settings that stay with the type: a single job can't be given them.
+_OF_THE_TYPE = frozenset({"keep_alive", "max_runtime"})
+
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class _Settings(msgspec.Struct):
-    """What ``@app.job`` may be given, in the order of :class:`JobDefaults`."""
-
-    prio: Prio
-    ttr: Ttr
-    max_attempts: MaxAttempts
-    retry: RetryPolicy
 
 
 class _Parameters(NamedTuple):
@@ -79,19 +73,29 @@ class App:
         prio: Prio = ...,
         ttr: float = ...,
         max_attempts: int = ...,
-        retry: RetryPolicy | Mapping[str, Any] | None = ...,
+        retry: RetryPolicy | Mapping[str, Any] = ...,
+        expires: float = ...,
+        result_ttl: float = ...,
+        keep_alive: bool = ...,
+        max_runtime: float = ...,
     ) -> Callable[[Callable[P, R]], JobFunction[P, R]]: ...
 
     def job(
         self,
         type: str | Callable[P, R] | None = None,
         *,
-        prio: Prio = "normal",
-        ttr: float = DEFAULT_TTR,
-        max_attempts: int = 0,
+        prio: Prio | None = None,
+        ttr: float | None = None,
+        max_attempts: int | None = None,
         retry: RetryPolicy | Mapping[str, Any] | None = None,
+        expires: float | None = None,
+        result_ttl: float | None = None,
+        keep_alive: bool | None = None,
+        max_runtime: float | None = None,
     ) -> JobFunction[P, R] | Callable[[Callable[P, R]], JobFunction[P, R]]:
         """Declare a job: ``@app.job("image.thumbnail", ttr=60)``.
+
+        What is not given comes from the type's class and the defaults of the server.
 
         Args:
             type: the job type, 1..197 bytes; the function's name when left out.
@@ -99,20 +103,34 @@ class App:
             ttr: seconds an attempt may take.
             max_attempts: attempts after which it is buried; 0 for no limit.
             retry: how long to wait between attempts.
+            expires: seconds after its insert at which a job that did not run is buried; 0 for never.
+            result_ttl: seconds what the function returned is kept; 0 keeps nothing.
+            keep_alive: whether an attempt that is still running at the end of its ttr gets another one.
+            max_runtime: seconds after which an attempt with ``keep_alive`` is killed all the same; 0 for no
+                limit.
 
         Raises:
             ConfigError: a setting is wrong, or the type is declared already.
         """
         if callable(type):
             return self.job()(type)
-        given = {"prio": prio, "ttr": ttr, "max_attempts": max_attempts, "retry": retry or {}}
+        options = {
+            "prio": prio,
+            "ttr": ttr,
+            "max_attempts": max_attempts,
+            "retry": retry,
+            "expires": expires,
+            "result_ttl": result_ttl,
+            "keep_alive": keep_alive,
+            "max_runtime": max_runtime,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
         try:
             # Through builtins, so that a RetryPolicy made by hand is checked too.
-            checked = msgspec.convert(msgspec.to_builtins(given), _Settings)
+            settings = msgspec.convert(msgspec.to_builtins(given), JobSettings)
         except msgspec.ValidationError as error:
             hint = f"; prio is one of {', '.join(PRIOS)}" if "$.prio" in str(error) else ""
             raise ConfigError(f"job {type!r}: {error}{hint}") from None
-        settings = JobDefaults(*msgspec.structs.astuple(checked))
 
         def declare(function: Callable[P, R]) -> JobFunction[P, R]:
             name = function.__name__ if type is None else type
@@ -143,10 +161,10 @@ class JobFunction(Generic[P, R]):
 
     Attributes:
         type: the job type.
-        settings: what the type's jobs get that do not say.
+        settings: what the type's jobs get that do not say; what is not given, the server knows.
     """
 
-    def __init__(self, app: App, type: str, function: Callable[P, R], settings: JobDefaults) -> None:
+    def __init__(self, app: App, type: str, function: Callable[P, R], settings: JobSettings) -> None:
         for name, parameter in inspect.signature(function).parameters.items():
             if parameter.kind in (parameter.VAR_POSITIONAL, parameter.POSITIONAL_ONLY):
                 raise ConfigError(f"job {type!r}: parameter {name!r} can't be given by name")
@@ -191,10 +209,7 @@ class JobFunction(Generic[P, R]):
             ttr: seconds an attempt may take.
             max_attempts: attempts after which it is buried; 0 for no limit.
         """
-        own, plain = self.settings, JobDefaults()
-        options: dict[str, Any] = {"prio": own.prio, "ttr": own.ttr, "max_attempts": own.max_attempts}
-        if own.retry != plain.retry:
-            options["retry"] = own.retry
+        options = {name: value for name, value in self.settings.given().items() if name not in _OF_THE_TYPE}
         chosen = {"prio": prio, "delay": delay, "ttr": ttr, "max_attempts": max_attempts}
         options |= {name: value for name, value in chosen.items() if value is not None}
         return Prepared(self._app, self, options)

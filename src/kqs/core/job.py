@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import binascii
 import difflib
+import fnmatch
 import re
 from base64 import b64decode
+from collections.abc import Iterable
 from math import ceil
 from typing import Annotated, Any, Final, Literal, get_args
 
@@ -56,12 +58,57 @@ class JobFields(Struct, gc=False, forbid_unknown_fields=True):
 
 
 class JobDefaults(Struct, frozen=True):
-    """What a job type's settings give to jobs that do not say."""
+    """What a job type's settings give to jobs that do not say.
+
+    Attributes:
+        prio: urgent, high, normal, low or bulk.
+        ttr: seconds an attempt may take.
+        max_attempts: attempts after which a job is buried; 0 for no limit.
+        retry: how long to wait between attempts.
+        expires: seconds after its insert at which a job that did not run is buried; 0 for never.
+        result_ttl: seconds what a handler returned is kept; 0 keeps nothing.
+        keep_alive: whether an attempt that is still running at the end of its ttr gets another one instead of
+            being killed.
+        max_runtime: seconds after which an attempt with ``keep_alive`` is killed all the same; 0 for no
+            limit.
+    """
 
     prio: Prio = "normal"
-    ttr: float = DEFAULT_TTR
-    max_attempts: int = 0
+    ttr: Ttr = DEFAULT_TTR
+    max_attempts: MaxAttempts = 0
     retry: RetryPolicy = RetryPolicy()
+    expires: Seconds = 0.0
+    result_ttl: Seconds = 0.0
+    keep_alive: bool = False
+    max_runtime: Seconds = 0.0
+
+
+class JobSettings(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Some of the settings of :class:`JobDefaults`, as a table or a decorator gives them; same names.
+
+    Attributes:
+        prio, ttr, max_attempts, retry, expires, result_ttl, keep_alive, max_runtime: for jobs that do not
+            say.
+    """
+
+    prio: Prio | UnsetType = UNSET
+    ttr: Ttr | UnsetType = UNSET
+    max_attempts: MaxAttempts | UnsetType = UNSET
+    retry: RetryPolicy | UnsetType = UNSET
+    expires: Seconds | UnsetType = UNSET
+    result_ttl: Seconds | UnsetType = UNSET
+    keep_alive: bool | UnsetType = UNSET
+    max_runtime: Seconds | UnsetType = UNSET
+
+    def given(self) -> dict[str, Any]:
+        """The settings that are given, by name."""
+        pairs = ((name, getattr(self, name)) for name in JobDefaults.__struct_fields__)
+        return {name: value for name, value in pairs if value is not UNSET}
+
+    def over(self, base: JobDefaults) -> JobDefaults:
+        """These settings, and those of ``base`` for what is not given."""
+        plain = {name: getattr(base, name) for name in JobDefaults.__struct_fields__}
+        return JobDefaults(**plain | self.given())
 
 
 class BulkRef(Struct, frozen=True):
@@ -79,12 +126,19 @@ class BulkRef(Struct, frozen=True):
 
 
 class JobOptions(Struct, frozen=True, omit_defaults=True):
-    """The settings few jobs have; journaled as JSON beside the fixed fields, absent when all are default."""
+    """The settings few jobs have; journaled as JSON beside the fixed fields, absent when all are default.
+
+    Attributes:
+        expires: microseconds after its insert at which it is buried unrun; 0 for never.
+        result_ttl: microseconds its result is kept; 0 keeps none.
+    """
 
     max_attempts: int = 0
     retry: RetryPolicy | None = None
     bulk: BulkRef | None = None
     key: str | None = None
+    expires: int = 0
+    result_ttl: int = 0
 
 
 NO_OPTIONS: Final = JobOptions()
@@ -148,29 +202,59 @@ class TypeSettings(Struct, frozen=True):
     options: JobOptions
 
 
+#: Types without an entry of their own that are remembered once their globs were tried: anybody who may insert
+#: can make up types, and they must not fill the memory.
+_REMEMBERED: Final = 10_000
+
+
 class DefaultsTable:
     """Resolves the settings of a type; one dictionary look-up.
 
     Args:
         by_type: settings of the types that have some of their own.
         defaults: settings of all others.
+        globs: settings of the others whose type matches a pattern (fnmatch, case counts), the first that
+            does.
     """
 
     def __init__(
-        self, by_type: dict[str, JobDefaults] | None = None, defaults: JobDefaults | None = None
+        self,
+        by_type: dict[str, JobDefaults] | None = None,
+        defaults: JobDefaults | None = None,
+        globs: Iterable[tuple[str, JobDefaults]] = (),
     ) -> None:
         self._by_type = {type: self._resolve(own) for type, own in (by_type or {}).items()}
         self._others = self._resolve(defaults or JobDefaults())
+        self._globs = [(re.compile(fnmatch.translate(glob)).match, self._resolve(own)) for glob, own in globs]
+        self._known = dict(self._by_type)
 
     @staticmethod
     def _resolve(defaults: JobDefaults) -> TypeSettings:
-        options = JobOptions(defaults.max_attempts, defaults.retry)
+        options = JobOptions(
+            defaults.max_attempts,
+            defaults.retry,
+            expires=ceil(defaults.expires * SECOND),
+            result_ttl=ceil(defaults.result_ttl * SECOND),
+        )
         if options == JobOptions(retry=RetryPolicy()):
             options = NO_OPTIONS
         return TypeSettings(defaults, PRIO_NUMBER[defaults.prio], round(defaults.ttr * 1000) or 1, options)
 
     def get(self, type: str) -> TypeSettings:
-        return self._by_type.get(type, self._others)
+        return self._known.get(type) or self._find(type)
+
+    def _find(self, type: str) -> TypeSettings:
+        if not self._globs:
+            return self._others
+        if len(self._known) - len(self._by_type) >= _REMEMBERED:
+            self._known = dict(self._by_type)
+        found = next((settings for matches, settings in self._globs if matches(type)), self._others)
+        self._known[type] = found
+        return found
+
+    def all(self) -> list[TypeSettings]:
+        """The settings of every type and pattern, and those of all others."""
+        return [*self._by_type.values(), *(settings for _matches, settings in self._globs), self._others]
 
 
 def split_batch(raw: bytes) -> list[Raw]:
@@ -272,12 +356,20 @@ def check_job(
         if buffer is not None:
             data, binary = buffer, True
     options = settings.options
-    if job.max_attempts is not UNSET or job.retry is not UNSET or job.key is not UNSET:
+    if (
+        job.max_attempts is not UNSET
+        or job.retry is not UNSET
+        or job.key is not UNSET
+        or job.expires is not UNSET
+        or job.result_ttl is not UNSET
+    ):
         defaults = settings.defaults
         options = JobOptions(
             max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
             retry=defaults.retry if job.retry is UNSET else job.retry,
             key=None if job.key is UNSET else job.key,
+            expires=options.expires if job.expires is UNSET else ceil(job.expires * SECOND),
+            result_ttl=options.result_ttl if job.result_ttl is UNSET else ceil(job.result_ttl * SECOND),
         )
     if (
         job.key is not UNSET
@@ -287,12 +379,20 @@ def check_job(
         or job.result_ttl is not UNSET
     ):
         _check_capabilities(job, capabilities, index)
+    delay = ceil(job.delay * SECOND) if job.delay else 0  # never early
+    if delay and options.expires and options.expires <= delay:
+        raise BadRequest(
+            f"delay is {job.delay:g} s, but the job expires {options.expires / SECOND:g} s after its insert: "
+            "it could never run; give a later expires",
+            field="expires",
+            index=index,
+        )
     return NewJob(
         type_,
         data,
         binary,
         settings.prio if job.prio is UNSET else PRIO_NUMBER[job.prio],
-        ceil(job.delay * SECOND) if job.delay else 0,  # never early
+        delay,
         settings.ttr if job.ttr is UNSET else round(job.ttr * 1000) or 1,
         options,
     )

@@ -10,8 +10,10 @@ import sys
 
 import msgspec
 
-from ..core.job import JobDefaults
+from ..core.job import JobSettings
 from ..errors import ConfigError
+from ..ports import AsyncRunner
+from . import code
 from .load import app_jobs, load
 from .spec import WorkerSpec
 
@@ -23,25 +25,38 @@ class Checked(msgspec.Struct, frozen=True):
     """What a worker's handlers are.
 
     Attributes:
-        types: every job type, with the settings an app gave it (None for handlers of the config).
+        app: the settings of the app's job types.
+        blocking: job types whose attempts can't share a process: their handlers are not async.
+        roots: packages and modules below the working directory that were imported.
+        stamp: see :func:`kqs.runners.code.stamp`.
     """
 
-    types: dict[str, JobDefaults | None]
+    app: dict[str, JobSettings]
+    blocking: list[str]
+    roots: list[str]
+    stamp: str
 
 
 def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     try:
-        runners = load(spec)
-        settings = {}
-        for type_, function in app_jobs(spec).items():
-            settings[type_] = function.settings
+        runners, errors = load(spec)
+        if errors:
+            raise errors[0]
+        functions = app_jobs(spec)
+        for function in functions.values():
             function.check()
     except ConfigError as error:
         print("\n" + " | ".join(str(error).splitlines()), file=sys.stderr)
         return REFUSED
-    types = {type_: settings.get(type_) for type_ in runners}
-    print(f"\n{msgspec.json.encode(Checked(types)).decode()}")
+    roots = code.imported(spec.path) if spec.path is not None else []
+    checked = Checked(
+        app={type_: function.settings for type_, function in functions.items()},
+        blocking=sorted(type_ for type_, runner in runners.items() if not isinstance(runner, AsyncRunner)),
+        roots=roots,
+        stamp=code.stamp(roots),
+    )
+    print(f"\n{msgspec.json.encode(checked).decode()}")
     return 0
 
 

@@ -11,13 +11,26 @@ from typing import IO
 
 from ..core.handler import Job
 from ..core.outcome import OK, Attempted, Reason, exit_outcome
+from . import marked
 from .output import KEEP, text, too_large, with_result
-from .process import children, die_with_parent, kill_descendants
+from .process import descendants, die_with_parent
 
 #: Bytes of stdout that make a result.
 MAX_OUTPUT = 64 * 1024
-#: What a command inherits of the worker's environment.
-_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
+#: What a command inherits of the worker's environment; by the mark it is found when the worker was killed.
+_ENVIRONMENT = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    marked.NAME,
+)
 #: How often a command that says nothing and closes neither pipe is looked at, seconds.
 _LOOK = 0.05
 #: Bytes read at once; a pipe holds as many by default.
@@ -29,8 +42,7 @@ _LEFT_OVER = 1024 * 1024
 class CommandRunner:
     """See :class:`kqs.ports.Runner`.
 
-    When the command ends, all that it started and that still runs is killed; in a process that called
-    :func:`~kqs.runners.process.adopt_orphans`, that is so wherever it went.
+    When the command ends, all that it started and that still runs is killed.
 
     Args:
         argv: program and arguments, the same for every job.
@@ -47,27 +59,25 @@ class CommandRunner:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= self._env
         environment |= {"KQS_JOB_ID": job.id, "KQS_TYPE": job.type, "KQS_ATTEMPT": str(job.attempt)}
-        others = children()
-        try:
-            process = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                bufsize=0,
-                env=environment,
-                process_group=0,
-                preexec_fn=die_with_parent,
-            )
-        except (OSError, ValueError) as error:
-            return Attempted("again", None, Reason(f"cannot start {self._argv[0]}: {error}", "command"))
-        with _Pipes(process, payload) as pipes:
+        with descendants() as end_descendants:
             try:
+                process = subprocess.Popen(
+                    self._argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env=environment,
+                    process_group=0,
+                    preexec_fn=die_with_parent,
+                )
+            except (OSError, ValueError) as error:
+                return Attempted("again", None, Reason(f"cannot start {self._argv[0]}: {error}", "command"))
+            with _Pipes(process, payload) as pipes:
                 pipes.converse()
                 status = process.wait()
-            finally:
-                kill_descendants(keep=others)
-            pipes.drain()
+                end_descendants()
+                pipes.drain()
         outcome, reason = exit_outcome(status)
         if reason is not None:
             said = text(pipes.stderr.last(KEEP)) or text(pipes.stdout.last(KEEP))

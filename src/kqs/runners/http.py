@@ -18,8 +18,8 @@ import httpx
 
 from ..core.handler import Job
 from ..core.outcome import OK, Attempted, Reason, status_outcome
-from .output import KEEP, MAX_RESULT, text, too_large, with_result
-from .python import wire_text
+from .output import KEEP, text, too_large, with_result
+from .python import MAX_RESULT, wire_text
 from .target import NotAllowed, Target
 
 #: Of the ttr this much is kept to settle in: seconds, and a share where that is less.

@@ -5,11 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from ..core.outcome import Attempted, Reason
+from .python import MAX_RESULT
 
 #: Bytes of what was said that are kept beside an error: the last ones of a command, the first of a response.
 KEEP = 8 * 1024
-#: Bytes of a result as JSON: its settlement must fit a line of the wire.
-MAX_RESULT = 8 * 1024 * 1024
 
 
 def text(output: bytes) -> str | None:

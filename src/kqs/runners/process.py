@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from time import monotonic, sleep
 
 import psutil
@@ -35,11 +35,26 @@ def parent_is(pid: int) -> bool:
     return sys.platform != "linux" or os.getppid() == pid
 
 
-def adopt_orphans(adopt: bool = True) -> None:
-    """Become the parent of all descendants whose own parent ends, also of those in a session of their own.
+@contextlib.contextmanager
+def descendants() -> Iterator[Callable[[], None]]:
+    """What is started in the block, and what that starts, ends with it, also what has left its session.
 
-    Linux only (prctl(2), PR_SET_CHILD_SUBREAPER); elsewhere they go to init and are not found again.
+    Linux only; elsewhere what has lost its parent is not found.
+
+    Yields:
+        A function that ends it before.
     """
+    before = children()
+    _adopt_orphans(True)
+    try:
+        yield lambda: kill_descendants(keep=before)
+    finally:
+        kill_descendants(keep=before)
+        _adopt_orphans(False)
+
+
+def _adopt_orphans(adopt: bool) -> None:
+    """Become the parent of descendants whose own parent ends, or not (prctl(2): PR_SET_CHILD_SUBREAPER)."""
     if _libc is not None:
         _libc.prctl(_PR_SET_CHILD_SUBREAPER, int(adopt))
 
@@ -65,8 +80,6 @@ def children(pid: int | None = None) -> set[int]:
 
 def kill_descendants(keep: Collection[int] = ()) -> None:
     """Kill and reap all that this process's children started, and the children.
-
-    What an attempt left behind is found wherever it hid, after :func:`adopt_orphans`.
 
     Args:
         keep: children to spare, with all that is theirs.

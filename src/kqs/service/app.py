@@ -15,7 +15,7 @@ from typing import Any
 import structlog
 
 from ..core.calls import ALLOWED
-from ..core.job import DefaultsTable
+from ..core.job import NEEDS
 from ..engines.embedded import EmbeddedEngine
 from ..errors import ConfigError, DataDirError, JournalFailed
 from ..journal.disk import RealDisk, ThreadExecutor
@@ -32,6 +32,7 @@ from .handlers import Handlers
 from .health import HealthFacts, assess
 from .intake import Intake
 from .metrics import Metrics
+from .reload import Reloads, Sources
 from .server import Connection, Server
 from .workers import LocalWorkers
 
@@ -50,12 +51,26 @@ class Service:
         config: checked settings.
         handlers: what local workers run.
         insecure: listen on an address other than loopback although nothing is encrypted.
+        sources: where :meth:`reload` finds other settings; None when it cannot.
+        watch: reload when they or the handlers' code change.
     """
 
-    def __init__(self, config: Config, handlers: Handlers, *, insecure: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        handlers: Handlers,
+        *,
+        insecure: bool = False,
+        sources: Sources | None = None,
+        watch: bool = False,
+    ) -> None:
         self._config = config
         self._handlers = handlers
         self._log = structlog.get_logger()
+        self._sources = sources
+        self._watch = watch
+        self._reloads: Reloads | None = None
+        self._watching: asyncio.Task[None] | None = None
         self._stopping: asyncio.Future[float] | None = None
         self._failure: JournalFailed | None = None
         self._quickly = asyncio.Event()
@@ -94,6 +109,11 @@ class Service:
             self._stopping.set_result(grace)
         else:
             self._quickly.set()
+
+    def reload(self) -> None:
+        """Read the settings again and take over those that can change; the log says what came of it."""
+        if self._reloads is not None:
+            self._reloads.ask()
 
     # -- starting -------------------------------------------------------------------------------
 
@@ -139,6 +159,7 @@ class Service:
                 kept=self._engine.journal.torn,
             )
         self._data = data
+        self._refuse_unsupported(self._handlers)
         self._metrics = Metrics()
         intake = Intake(self._engine, self._store, config.bulk.threshold, self._metrics, self._call_log)
         self._dispatch = Dispatch(self._engine)
@@ -149,7 +170,7 @@ class Service:
             dispatch=self._dispatch,
             bulk=self._store,
             clock=self._clock,
-            table=DefaultsTable(self._handlers.defaults, self._handlers.base),
+            table=self._handlers.table,
             tokens=config.tokens,
             metrics=self._metrics,
             log=self._call_log,
@@ -168,6 +189,10 @@ class Service:
         sys.setswitchinterval(0.001)
         self._timer = asyncio.create_task(self._tick())
         self._workers.start()
+        if self._sources is not None:
+            self._reloads = Reloads(config, self._sources, self._take_over, self._log)
+            if self._watch:
+                self._watching = asyncio.create_task(self._reloads.watch(lambda: self._handlers.roots))
         self._log.info(
             "ready",
             listen=f"{split_address(config.server.listen, '')[0]}:{self._server.port}",
@@ -175,6 +200,23 @@ class Service:
             jobs=sum(self._engine.stats()["jobs"][state] for state in ("delayed", "ready", "reserved")),
             handlers=sorted(self._workers.types()),
         )
+
+    def _refuse_unsupported(self, handlers: Handlers) -> None:
+        """Refuse settings the engine cannot keep, rather than ignore them."""
+        for setting in ("expires", "result_ttl"):
+            given = any(getattr(own.defaults, setting) for own in handlers.table.all())
+            if given and NEEDS[setting] not in self._engine.capabilities:
+                raise ConfigError(
+                    f"{setting}: needs an engine with {NEEDS[setting]}, which {self._engine.name} has not; "
+                    "remove it"
+                )
+
+    def _take_over(self, handlers: Handlers) -> None:
+        """Run with other handlers and other settings of job types from now on."""
+        self._refuse_unsupported(handlers)
+        self._handlers = handlers
+        self._desk.table = handlers.table
+        self._workers.replace(handlers.specs)
 
     def _warn_about(self, data: str) -> None:
         """Say so when the data directory is on something that does not keep data."""
@@ -294,6 +336,10 @@ class Service:
 
     async def _drain(self, grace: float) -> None:
         """Take nothing new, let running jobs finish, release the rest."""
+        if self._reloads is not None:
+            self._reloads.close()
+        if self._watching is not None:
+            self._watching.cancel()
         self._desk.accepting = False
         self._server.stop_listening()
         self._dispatch.drain()

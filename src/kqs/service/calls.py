@@ -68,6 +68,7 @@ class LeaseView(Struct, omit_defaults=True, gc=False):
     inserted_at: dt.datetime
     data: Raw | UnsetType = UNSET
     data64: bytes | UnsetType = UNSET
+    deaths: int = 0
 
 
 class Desk:
@@ -75,7 +76,7 @@ class Desk:
 
     Args:
         engine, intake, dispatch, bulk, clock: the parts that do the work.
-        table: settings of job types.
+        table: settings of job types; another one may be set later.
         tokens: who may call; nobody needs one when there are none.
         metrics, log: told of every call.
         health: gathers the answer to ``health``.
@@ -107,7 +108,7 @@ class Desk:
         self._dispatch = dispatch
         self._bulk = bulk
         self._clock = clock
-        self._table = table
+        self.table = table
         self._tokens = tokens
         self._log = log
         self._health = health
@@ -167,7 +168,7 @@ class Desk:
         inserts = calls.decode_singles(block)
         if not inserts:
             return False
-        table, capabilities = self._table, self._engine.capabilities
+        table, capabilities = self.table, self._engine.capabilities
         try:
             jobs = [check_job(insert.m, table, capabilities) for insert in inserts]
         except CallError:
@@ -349,9 +350,9 @@ class Desk:
         capabilities = self._engine.capabilities
         array = raw.startswith(b"[")
         if not array:
-            jobs = [parse_job(raw, self._table, capabilities, blob=blob)]
+            jobs = [parse_job(raw, self.table, capabilities, blob=blob)]
         elif blob is None:
-            jobs = parse_batch(raw, self._table, capabilities)
+            jobs = parse_batch(raw, self.table, capabilities)
         else:
             raise BadRequest("a binary part goes with one job, not with an array", field="b")
         connection.in_flight += 1
@@ -463,7 +464,14 @@ def _view(lease: Lease, data: bytes) -> LeaseView:
     """A lease as it is answered."""
     inserted = dt.datetime.fromtimestamp(lease.inserted / SECOND, dt.UTC)
     view = LeaseView(
-        lease.receipt, lease.id, lease.type, lease.attempt, lease.ttr, PRIOS[lease.prio], inserted
+        lease.receipt,
+        lease.id,
+        lease.type,
+        lease.attempt,
+        lease.ttr,
+        PRIOS[lease.prio],
+        inserted,
+        deaths=lease.deaths,
     )
     if lease.binary:
         view.data64 = data  # msgspec writes bytes as base64

@@ -6,17 +6,16 @@ docs/reference/config.md is generated from this file, so every attribute has its
 from __future__ import annotations
 
 import difflib
-import os
 import re
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, get_args, get_type_hints
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import Meta, Struct
 
 from ..core.calls import Role
-from ..core.job import DEFAULT_TTR, JobDefaults, MaxAttempts, Prio, Ttr
-from ..core.retry import RetryPolicy
 from ..errors import ConfigError
+from . import jobtypes
+from .jobtypes import ClassConfig, DefaultsConfig, HandlerConfig, HttpConfig, PoolConfig
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -117,54 +116,6 @@ class HealthConfig(_Table, frozen=True):
     disk_free: Share = 0.05
 
 
-class DefaultsConfig(_Table, frozen=True):
-    """What jobs get that do not say.
-
-    Attributes:
-        prio: urgent, high, normal, low or bulk.
-        ttr: seconds an attempt may take.
-        max_attempts: attempts after which a job is buried; 0 for no limit.
-        retry: how long to wait between attempts.
-    """
-
-    prio: Prio = "normal"
-    ttr: Ttr = DEFAULT_TTR
-    max_attempts: MaxAttempts = 0
-    retry: RetryPolicy = RetryPolicy()
-
-
-class HandlerConfig(_Table, frozen=True):
-    """How jobs of one type are run: exactly one of ``python`` and ``command``.
-
-    Attributes:
-        python: ``pkg.mod:callable``, called with one Job.
-        command: argv, run without a shell, the payload on its stdin.
-        pool: the pool that runs it.
-        prio: for jobs of this type that do not say.
-        ttr: for jobs of this type that do not say, seconds.
-        max_attempts: for jobs of this type that do not say.
-        retry: for jobs of this type that do not say.
-    """
-
-    python: str | UnsetType = UNSET
-    command: Annotated[list[str], Meta(min_length=1)] | UnsetType = UNSET
-    pool: str = "default"
-    prio: Prio | UnsetType = UNSET
-    ttr: Ttr | UnsetType = UNSET
-    max_attempts: MaxAttempts | UnsetType = UNSET
-    retry: RetryPolicy | UnsetType = UNSET
-
-
-class PoolConfig(_Table, frozen=True):
-    """Worker processes.
-
-    Attributes:
-        processes: how many; each runs one attempt at a time. 0: one for each processor.
-    """
-
-    processes: Annotated[int, Meta(ge=0, le=1024)] = 0
-
-
 class TokenConfig(_Table, frozen=True):
     """Who may call. With any token set, calls without one are refused, from this machine too.
 
@@ -189,8 +140,10 @@ class Config(_Table, frozen=True):
     call_log: CallLogConfig = CallLogConfig()
     health: HealthConfig = HealthConfig()
     defaults: DefaultsConfig = DefaultsConfig()
+    classes: dict[str, ClassConfig] = {}
     handlers: dict[str, HandlerConfig] = {}
     pools: dict[str, PoolConfig] = {}
+    http: HttpConfig = HttpConfig()
     tokens: list[TokenConfig] = []
 
 
@@ -228,18 +181,7 @@ def parse(text: bytes, path: str = "kqs.toml") -> Config:
 
 def _check(config: Config, path: str) -> None:
     """Refuse settings that contradict each other."""
-    for type_, handler in config.handlers.items():
-        where = f"{path}: handlers.{type_}"
-        if (handler.python is UNSET) == (handler.command is UNSET):
-            raise ConfigError(f"{where}: give exactly one of python and command")
-        if not 1 <= len(type_.encode()) <= 197:
-            raise ConfigError(f"{where}: a job type has 1 to 197 bytes")
-        if handler.python is not UNSET and not re.fullmatch(r"[\w.]+:[\w.]+", handler.python):
-            raise ConfigError(f"{where}.python: {handler.python!r} is not of the form pkg.mod:callable")
-        if handler.pool != "default" and handler.pool not in config.pools:
-            close = difflib.get_close_matches(handler.pool, config.pools, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"add [pools.{handler.pool}]"
-            raise ConfigError(f"{where}.pool: there is no pool {handler.pool!r}; {hint}")
+    jobtypes.check(path, config.defaults, config.classes, config.handlers, config.pools, config.http)
     if config.journal.payload_window > config.journal.memory_limit // 2:
         raise ConfigError(
             f"{path}: journal.payload_window must be at most half of journal.memory_limit "
@@ -293,20 +235,3 @@ def split_address(address: str, what: str) -> tuple[str, int]:
     if not colon or not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ConfigError(f"{what}: {address!r} is not HOST:PORT")
     return host, int(port)
-
-
-def job_defaults(config: Config, handler: HandlerConfig | None = None) -> JobDefaults:
-    """What jobs of a handler's type get that do not say."""
-    base = config.defaults
-
-    def pick(name: str) -> Any:
-        own = UNSET if handler is None else getattr(handler, name)
-        return getattr(base, name) if own is UNSET else own
-
-    return JobDefaults(pick("prio"), pick("ttr"), pick("max_attempts"), pick("retry"))
-
-
-def processes(config: Config, pool: str) -> int:
-    """How many worker processes a pool has."""
-    number = config.pools.get(pool, PoolConfig()).processes
-    return number or os.cpu_count() or 1

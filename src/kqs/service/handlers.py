@@ -5,15 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct
 
-from ..core.job import JobDefaults
+from ..core.job import DefaultsTable, JobSettings
 from ..errors import ConfigError
+from ..runners import place
 from ..runners.check import REFUSED, Checked
 from ..runners.spec import HandlerSpec, WorkerSpec
-from .config import Config, job_defaults, processes
+from .config import Config
+from .jobtypes import (
+    BUILTIN_POOL,
+    DEFAULT_POOL,
+    HandlerConfig,
+    JobTypes,
+    PoolConfig,
+    check_coherent,
+    is_glob,
+    suggestion,
+)
 
 BUILTIN = "kqs.runners.builtin:ping"
 _CHECK_SECONDS = 60.0
@@ -24,73 +38,179 @@ class Handlers(Struct, frozen=True):
 
     Attributes:
         specs: one a worker process.
-        defaults: settings of the types that have some of their own.
-        base: settings of all other types.
+        table: settings of job types.
+        roots: files and folders of the handlers' own code.
+        app: settings of the types of the ``--app``.
     """
 
     specs: list[WorkerSpec]
-    defaults: dict[str, JobDefaults]
-    base: JobDefaults
+    table: DefaultsTable
+    roots: list[str]
+    app: dict[str, JobSettings]
 
 
-def prepare(config: Config, app: str | None) -> Handlers:
-    """Check that every handler can be run, in a process of its own, and plan the workers.
+def prepare(config: Config, app: str | None = None, pools: Sequence[str] = ()) -> Handlers:
+    """Check that every handler can be run, in processes of their own, and plan the workers.
 
     Args:
         config: checked settings.
         app: ``pkg.mod:app`` whose jobs are handlers too, or None.
+        pools: the pools that run here; all when empty. Handlers of others are not looked at.
 
     Raises:
-        ConfigError: a handler can't be imported or found; names it and says why.
+        ConfigError: a handler can't be imported or found, or a pool can't run what or where it should; names
+            it and says why.
     """
-    base = job_defaults(config)
-    path = os.getcwd()
-    pools: dict[str, dict[str, HandlerSpec]] = {}
-    defaults: dict[str, JobDefaults] = {}
+    known = {DEFAULT_POOL, *config.pools}
+    for name in pools:
+        if name not in known:
+            hint = suggestion(name, known) or f"known are {', '.join(sorted(known))}"
+            raise ConfigError(f"--pool: there is no pool {name!r}; {hint}")
+    types = JobTypes(config.defaults, config.classes, config.handlers)
+    plan: dict[str, WorkerSpec] = {}
     for type_, handler in config.handlers.items():
-        spec = HandlerSpec(
-            python=None if handler.python is UNSET else handler.python,
-            command=None if handler.command is UNSET else handler.command,
-        )
-        pools.setdefault(handler.pool, {})[type_] = spec
-        own = job_defaults(config, handler)
-        if own != base:
-            defaults[type_] = own
-    everything = {type_: spec for handlers in pools.values() for type_, spec in handlers.items()}
-    types = set(everything)
-    if app is not None or everything:
-        checked = _check(WorkerSpec("check", "check", everything, app, path))
-        defaults |= {type_: own for type_, own in checked.items() if own is not None}
-        types |= checked.keys()
-        if app is not None:
-            pools.setdefault("default", {})
-    specs = [
-        WorkerSpec(
-            f"{config.server.name}/{pool}/{number}",
-            pool,
-            handlers,
-            app if pool == "default" else None,
-            path,
-            frozenset(types - everything.keys() if pool == "default" else ()).union(handlers),
-        )
-        for pool, handlers in pools.items()
-        for number in range(1, processes(config, pool) + 1)
-    ]
-    if "ping" not in types:
-        name = f"{config.server.name}/builtin/1"
+        pool = types.pool(type_)
+        if not pools or pool in pools:
+            spec = plan.get(pool) or _spec(config, pool)
+            handlers = {**spec.handlers, type_: _handler(type_, handler, config)}
+            plan[pool] = msgspec.structs.replace(spec, handlers=handlers)
+    checked: dict[str, Checked] = {}
+    jobs: dict[str, JobSettings] = {}
+    if app is not None:
+        first = next(iter(pools), DEFAULT_POOL)
+        spec = msgspec.structs.replace(plan.get(first) or _spec(config, first), app=app)
+        checked[first] = _check(spec)
+        jobs = checked[first].app
+        plan |= _with_app(plan, config, types, app, jobs, pools)
+    todo = [spec for spec in plan.values() if spec.pool not in checked]
+    with ThreadPoolExecutor(os.cpu_count()) as executor:
+        checked |= zip((spec.pool for spec in todo), executor.map(_check, todo), strict=True)
+    specs: list[WorkerSpec] = []
+    for pool, spec in plan.items():
+        specs += _workers(config, types, spec, checked[pool], [t for t in jobs if types.pool(t) == pool])
+    served = frozenset[str]().union(*(spec.types for spec in specs))
+    if "ping" not in config.handlers and "ping" not in served and (not pools or DEFAULT_POOL in pools):
+        name = f"{config.server.name}/{BUILTIN_POOL}/1"
         ping = {"ping": HandlerSpec(python=BUILTIN)}
-        specs.append(WorkerSpec(name, "builtin", ping, types=frozenset(ping)))
-    return Handlers(specs, defaults, base)
+        specs.append(WorkerSpec(name, BUILTIN_POOL, ping, types=frozenset(ping), capture=False))
+    roots = sorted({root for one in checked.values() for root in one.roots})
+    return Handlers(specs, types.table(jobs), roots, jobs)
 
 
-def _check(spec: WorkerSpec) -> dict[str, JobDefaults | None]:
-    """Import all handlers in a fresh process; returns the types and the settings the app gave them."""
-    argv = [sys.executable, "-m", "kqs.runners.check"]
-    text = msgspec.json.encode(spec)
+def _with_app(
+    plan: dict[str, WorkerSpec],
+    config: Config,
+    types: JobTypes,
+    app: str,
+    jobs: Mapping[str, JobSettings],
+    pools: Sequence[str],
+) -> dict[str, WorkerSpec]:
+    """The pools that run types of the app, knowing the app."""
+    found: dict[str, WorkerSpec] = {}
+    for type_, settings in jobs.items():
+        if type_ in config.handlers:
+            raise ConfigError(f"job type {type_!r} has a handler in the config and one in --app {app}")
+        chain = [(f"job type {type_!r}", settings), *types.tables(type_)]
+        check_coherent(f"--app {app}: ", chain, types.settings(type_, settings))
+        pool = types.pool(type_)
+        if not pools or pool in pools:
+            found[pool] = msgspec.structs.replace(plan.get(pool) or _spec(config, pool), app=app)
+    return found
+
+
+def _spec(config: Config, pool: str) -> WorkerSpec:
+    """A pool's worker, without handlers yet."""
+    table = config.pools.get(pool, PoolConfig())
+    return WorkerSpec(
+        f"{config.server.name}/{pool}",
+        pool,
+        {},
+        path=os.getcwd(),
+        concurrency=table.concurrency,
+        max_jobs=table.max_jobs,
+        memory=table.memory,
+        env=table.env,
+        user=_given(table.user),
+        directory=_given(table.directory),
+        nice=_given(table.nice),
+    )
+
+
+def _given(value: Any) -> Any:
+    return None if value is UNSET else value
+
+
+def _handler(type_: str, handler: HandlerConfig, config: Config) -> HandlerSpec:
+    secret = _given(handler.secret)
+    if handler.secret_file is not UNSET:
+        where = f"handlers.{type_}.secret_file"
+        try:
+            with open(handler.secret_file, encoding="utf-8") as file:
+                secret = file.read().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise ConfigError(f"{where}: {handler.secret_file} cannot be read: {reason}") from None
+        if not secret:
+            raise ConfigError(f"{where}: {handler.secret_file} is empty; write the key into it")
+    return HandlerSpec(
+        python=_given(handler.python),
+        command=_given(handler.command),
+        http=_given(handler.http),
+        secret=secret,
+        timeout=_given(handler.timeout),
+        allow=tuple(config.http.allow_private) if handler.http is not UNSET else (),
+    )
+
+
+def _workers(
+    config: Config, types: JobTypes, spec: WorkerSpec, checked: Checked, jobs: Iterable[str]
+) -> list[WorkerSpec]:
+    """A pool's workers: one spec a process.
+
+    Args:
+        spec: what they share.
+        checked: what is known of their handlers.
+        jobs: job types of the app they run.
+    """
+    served = frozenset(jobs).union(spec.handlers)
+    blocking = next((type_ for type_ in checked.blocking if type_ in served), None)
+    if spec.concurrency > 1 and blocking is not None:
+        raise ConfigError(
+            f"pools.{spec.pool}.concurrency: is {spec.concurrency}, but the handler of {blocking!r} is not "
+            "async, so only one of its attempts fits in a process; make it async, or give it another pool"
+        )
+    settings = {type_: types.settings(type_, checked.app.get(type_)) for type_ in sorted(served)}
+    kept_alive = {type_: own.max_runtime for type_, own in settings.items() if own.keep_alive}
+    number = config.pools.get(spec.pool, PoolConfig()).processes or os.cpu_count() or 1
+    return [
+        msgspec.structs.replace(
+            spec, name=f"{spec.name}/{n}", types=served, keep_alive=kept_alive, code=checked.stamp
+        )
+        for n in range(1, number + 1)
+    ]
+
+
+def _check(spec: WorkerSpec) -> Checked:
+    """Import all handlers of a pool in a fresh process, run as and where the pool's are."""
+    place.check(spec)
+    own = place.account(spec)
     try:
-        done = subprocess.run(argv, input=text, capture_output=True, timeout=_CHECK_SECONDS, check=False)
+        done = subprocess.run(
+            [sys.executable, "-m", "kqs.runners.check"],
+            input=msgspec.json.encode(spec),
+            capture_output=True,
+            timeout=_CHECK_SECONDS,
+            check=False,
+            cwd=spec.directory,
+            env=place.environment(spec),
+            user=None if own is None else own.uid,
+            group=None if own is None else own.gid,
+            extra_groups=None if own is None else own.groups,
+        )
     except subprocess.TimeoutExpired:
         raise ConfigError(f"importing the handlers took more than {_CHECK_SECONDS:g} s") from None
+    except OSError as error:
+        raise ConfigError(f"pools.{spec.pool}: a process can't be started: {error}") from None
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     if done.returncode == REFUSED and lines:
         raise ConfigError(lines[-1])
@@ -101,6 +221,37 @@ def _check(spec: WorkerSpec) -> dict[str, JobDefaults | None]:
         last = f", saying {lines[-1]!r}" if lines else ""
         raise ConfigError(f"importing the handlers' modules ({names}) ended the process: {how}{last}")
     try:
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Checked).types
+        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Checked)
     except (msgspec.MsgspecError, IndexError) as error:
         raise ConfigError(f"the handlers could not be checked: {error}") from None
+
+
+def resolved(config: Config, handlers: Handlers) -> dict[str, Any]:
+    """What the settings come to: ``{defaults, classes, types, pools}``, for people and scripts.
+
+    A type says its class, its pool, and whether it ``runs`` here. No secrets, no environments.
+    """
+    types = JobTypes(config.defaults, config.classes, config.handlers)
+    here = {type_: spec.pool for spec in handlers.specs for type_ in spec.types}
+    named = {text for table in config.classes.values() for text in table.types if not is_glob(text)}
+    pools: dict[str, dict[str, Any]] = {}
+    for spec in handlers.specs:
+        shown = {"processes": 0, "concurrency": spec.concurrency, "types": sorted(spec.types)}
+        pools.setdefault(spec.pool, shown)["processes"] += 1
+    return {
+        "defaults": config.defaults,
+        "classes": {
+            name: {"types": table.types, "settings": table.over(config.defaults)}
+            for name, table in config.classes.items()
+        },
+        "types": {
+            type_: {
+                "class": types.class_of(type_),
+                "pool": here.get(type_, types.pool(type_)),
+                "runs": type_ in here,
+                "settings": handlers.table.get(type_).defaults,
+            }
+            for type_ in sorted({*named, *config.handlers, *handlers.app, *here})
+        },
+        "pools": pools,
+    }

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kqs import App, Fail, Job
-from kqs.core.job import JobDefaults
+from kqs.core.job import JobSettings
 from kqs.core.retry import RetryPolicy
 from kqs.errors import ConfigError
 
@@ -52,16 +52,15 @@ def test_ways_to_declare(app: App) -> None:
     def with_everything() -> None: ...
 
     assert list(app.jobs) == ["plain", "called", "settings_only", "named"]
-    assert plain.settings == called.settings == JobDefaults()
-    assert settings_only.settings == JobDefaults("high", 5.0)
-    assert with_everything.settings == JobDefaults("normal", 30.0, 3, RetryPolicy("fixed", 2))
+    assert plain.settings == called.settings == JobSettings()
+    assert settings_only.settings == JobSettings(prio="high", ttr=5.0)
+    assert with_everything.settings == JobSettings(max_attempts=3, retry=RetryPolicy("fixed", 2))
 
 
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"prio": "top"}, "urgent, high, normal, low, bulk"),
-        ({"prio": None}, "prio"),
         ({"ttr": 0}, "ttr"),
         ({"ttr": -1}, "ttr"),
         ({"ttr": True}, "ttr"),
@@ -77,6 +76,8 @@ def test_ways_to_declare(app: App) -> None:
         ({"retry": {"jitter": 2}}, "retry.jitter"),
         ({"retry": RetryPolicy(jitter=2)}, "retry.jitter"),
         ({"retry": "fixed"}, "retry"),
+        ({"expires": -1}, "expires"),
+        ({"max_runtime": "long"}, "max_runtime"),
     ],
 )
 def test_wrong_settings_are_told_when_declared(app: App, settings: Any, says: str) -> None:

@@ -32,7 +32,7 @@ class Inserts:
             line.reply(call, {"id": str(len(self.calls))})
 
 
-PLAIN = {"type": "t", "prio": "normal", "ttr": 30.0, "max_attempts": 0}
+PLAIN = {"type": "t"}
 
 
 def test_enqueue() -> None:

@@ -59,4 +59,7 @@ def test_a_command_has_the_environment_of_its_pool(monkeypatch: pytest.MonkeyPat
 
 def loaded(spec: WorkerSpec) -> object:
     """Its one runner."""
-    return load(spec)["t"]
+    runners, errors = load(spec)
+    for error in errors:
+        raise error
+    return runners["t"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -11,7 +12,7 @@ import psutil
 import pytest
 
 from kqs.runners import process
-from kqs.runners.process import adopt_orphans, children, kill_descendants
+from kqs.runners.process import children, descendants, kill_descendants
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
 
@@ -28,10 +29,8 @@ def source(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.fixture
 def others() -> Iterator[set[int]]:
     """What this process had before the test; orphans of the test come to it."""
-    before = children()
-    adopt_orphans()
-    yield before
-    adopt_orphans(False)
+    with descendants():
+        yield children()
 
 
 def started(script: str, count: int) -> list[int]:
@@ -82,6 +81,22 @@ def test_what_was_there_before_is_kept_with_its_children() -> None:
     finally:
         kill_descendants(keep=children() - {helper})
     assert not psutil.pid_exists(helper)
+
+
+@linux
+def test_what_a_block_starts_ends_with_it() -> None:
+    before = children()
+    with descendants() as end:
+        first = started("(setsid sh -c 'echo $$; exec sleep 600' &) ; exec sleep 600", 1)
+        end()
+        assert [pid for pid in first if psutil.pid_exists(pid)] == []
+        second = started("(setsid sh -c 'echo $$; exec sleep 600' &) ; exec sleep 600", 1)
+    assert [pid for pid in second if psutil.pid_exists(pid)] == []
+    assert children() == before
+    [helper, orphan] = started("(setsid sh -c 'echo $$; exec sleep 600' &)", 1)
+    os.waitpid(helper, 0)
+    assert orphan not in children()  # only in the block are they taken in
+    os.kill(orphan, signal.SIGKILL)
 
 
 def test_nothing_to_end_is_nothing(others: set[int]) -> None:

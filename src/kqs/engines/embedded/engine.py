@@ -160,6 +160,7 @@ class EmbeddedEngine:
                     job.options.bulk,
                     job.inserted,
                     expires,
+                    deaths=job.deaths,
                 )
             )
         journal.append_unwaited(parts, first)
@@ -186,8 +187,10 @@ class EmbeddedEngine:
         await self._make_room()
         return await self._settler.settle(settlements)
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
-        await self._settler.rescue(receipts, died=died, reason=reason)
+    async def rescue(
+        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+    ) -> None:
+        await self._settler.rescue(receipts, died=died, alone=alone, reason=reason)
 
     def held_by(self, holder: str) -> list[str]:
         return list(self._index.held_by(holder))

@@ -128,7 +128,9 @@ class Settler:
             delay = retry_delay(policy, job.attempt, self._random())
         return int(delay * SECOND)
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
+    async def rescue(
+        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+    ) -> None:
         parts: list[bytes] = []
         first, now = self._ledger.journal.next_sequence, self._ledger.now()
         ready: dict[str, None] = {}
@@ -137,7 +139,7 @@ class Settler:
             if job is None:
                 continue
             sequence = first + len(parts)
-            deaths = job.deaths + 1 if died else job.deaths
+            deaths = job.deaths if not died else job.deaths + 1 if alone else max(job.deaths, 1)
             error = error_of(Reason(reason, "worker_died" if died else "ttr"), now, "again")
             if deaths >= POISON_DEATHS and died:
                 error["message"] = f"buried as poison after {deaths} worker deaths: {reason}"
