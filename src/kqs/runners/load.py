@@ -79,11 +79,22 @@ def _runner(type_: str, handler: HandlerSpec, env: Mapping[str, str]) -> Runner 
         if not callable(function):
             raise ConfigError(f"{where}: is a {type(function).__name__}, not callable")
         return python_runner(function, function)
+    if handler.http is not None:
+        return _http(type_, handler, handler.http)
     argv = handler.command or []
     program = shutil.which(argv[0])
     if program is None:
         raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
     return CommandRunner([os.path.abspath(program), *argv[1:]], env)
+
+
+def _http(type_: str, handler: HandlerSpec, url: str) -> AsyncRunner:
+    from .http import HttpRunner  # its libraries take long to import, and few workers need them
+
+    try:
+        return HttpRunner(url, secret=handler.secret, timeout=handler.timeout, allow=handler.allow)
+    except ConfigError as error:
+        raise ConfigError(f"handlers.{type_}.http: {error}") from None
 
 
 def _resolve(path: str, where: str) -> Any:
