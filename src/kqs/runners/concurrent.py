@@ -133,7 +133,7 @@ class _Attempt:
         self.slot = slot
         self.since = since
         self.lines = Lines(worker.log.printed)
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[Any] | None = None
         self.ended_by: Reason | None = None
         self.lost = False
         self._worker = worker
@@ -168,9 +168,10 @@ class _Attempt:
 
     def end(self, reason: Reason) -> None:
         """Cancel it; what it comes to is told by the reason."""
-        if self.ended_by is None and self.task is not None:
+        if self.ended_by is None:
             self.ended_by = reason
-            self.task.cancel()
+            if self.task is not None:  # else it has not begun, and won't
+                self.task.cancel()
 
     # -- the job's own calls: from the loop, or from a thread a handler started ------------------
 
@@ -387,12 +388,17 @@ class ConcurrentWorker:
         self.marker.set(slot, lease.receipt)
         context = self._context.copy()  # what a job sets there, no other sees
         context.run(_current.set, attempt)
-        attempt.task = asyncio.get_running_loop().create_task(self._attempt(attempt), context=context)
+        task = asyncio.get_running_loop().create_task(self._attempt(attempt), context=context)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
 
     async def _attempt(self, attempt: _Attempt) -> None:
+        attempt.task = asyncio.current_task()
         lease, begun = attempt.lease, monotonic()
         settlement = Settlement(lease.receipt, "release")
         try:
+            if attempt.ended_by is not None:
+                return
             if begun - attempt.since > min(FRESH, lease.ttr / 4):
                 if not await self.link.renew([lease.receipt]):
                     return  # lost, or not wanted any more
