@@ -78,6 +78,8 @@ def end(job: Job) -> Any:
     match how:
         case "return":
             return value
+        case "return_object":
+            return object()
         case "again":
             raise Again(job.data.get("reason", ""), delay=value)
         case "fail":
