@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -223,6 +223,28 @@ class Runner(Protocol):
 
     def run(self, job: Job, payload: bytes) -> Attempted:
         """Run one attempt to its end; blocks. Whatever the handler does is told by the value.
+
+        Args:
+            job: what the handler is given.
+            payload: the payload as it was inserted: JSON text, or any bytes.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncRunner(Protocol):
+    """Executes attempts of one job type, many at a time on one event loop, in a worker process.
+
+    Attributes:
+        decodes: as :attr:`Runner.decodes`.
+    """
+
+    decodes: bool
+
+    async def arun(self, job: Job, payload: bytes) -> Attempted:
+        """Run one attempt to its end. Whatever the handler does is told by the value.
+
+        Cancelled, it stops the attempt and raises ``CancelledError``.
 
         Args:
             job: what the handler is given.

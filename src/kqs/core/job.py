@@ -391,19 +391,14 @@ def check_job(
     )
 
 
-def _own_options(job: JobFields, settings: TypeSettings, index: int | None) -> JobOptions:
+def _own_options(job: JobFields, settings: TypeSettings) -> JobOptions:
     """The options of a job that says some of them itself."""
     defaults, given = settings.defaults, settings.options
-    expires = given.expires if job.expires is UNSET else ceil(job.expires * SECOND)
-    if expires and job.delay and expires <= job.delay * SECOND:
-        raise BadRequest(
-            "expires must be above delay, or the job could never run", field="expires", index=index
-        )
     return JobOptions(
         max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
         retry=defaults.retry if job.retry is UNSET else job.retry,
         key=None if job.key is UNSET else job.key,
-        expires=expires,
+        expires=given.expires if job.expires is UNSET else ceil(job.expires * SECOND),
         result_ttl=given.result_ttl if job.result_ttl is UNSET else ceil(job.result_ttl * SECOND),
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Annotated, Literal
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
@@ -43,7 +44,8 @@ class Reason(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
     Attributes:
         message: one line.
-        kind: the exception's class, or exit, signal, ttr, worker_died (alone) or suspect (with others).
+        kind: the exception's class, or exit, signal, http, network, result, ttr, worker_died (alone) or
+            suspect (with others).
         traceback: the handler's own frames, or None.
     """
 
@@ -111,3 +113,26 @@ def exit_outcome(status: int) -> tuple[OutcomeName, str | None]:
     if status in (75, 111):
         return "again", f"exit status {status} (try again later)"
     return "again", f"exit status {status}"
+
+
+#: Statuses below 500 that pass: request timeout, too early, too many requests.
+_PASSING = (408, 425, 429)
+
+
+def status_outcome(status: int) -> tuple[OutcomeName, str | None]:
+    """The outcome of an HTTP response's status, and why (DESIGN section 8).
+
+    A redirect is a failure: it is not followed, and the payload was not taken.
+
+    Args:
+        status: of the final response.
+    """
+    if 200 <= status < 300:
+        return "ok", None
+    try:
+        reason = f"HTTP status {status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        reason = f"HTTP status {status}"
+    if 300 <= status < 400:
+        return "fail", f"{reason}: redirects are not followed"
+    return "again" if status in _PASSING or status >= 500 else "fail", reason
