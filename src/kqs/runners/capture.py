@@ -14,14 +14,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from time import sleep
 from typing import BinaryIO, NamedTuple, Protocol, TextIO
 
 #: Bytes of one job's output that are logged, stdout and stderr together.
 MOST = 64 * 1024
 #: Bytes of a line; a longer one is logged in parts.
-LINE = 8 * 1024
+LINE = 2 * 1024
 #: Bytes at which a stream that nobody empties is thrown away.
 OVERFLOW = 4 * 1024 * 1024
 #: How often the output of a job that runs is looked at, seconds.
@@ -49,7 +48,6 @@ class Stream(NamedTuple):
     write: int
     read: int
 
-    @property
     def size(self) -> int:
         """Bytes in it."""
         return os.lseek(self.write, 0, os.SEEK_END)  # it appends, wherever this leaves it
@@ -57,7 +55,7 @@ class Stream(NamedTuple):
     def take(self, size: int = MOST + 1) -> bytes:
         """What was written since it was last read; after it was emptied, from the start."""
         data = os.read(self.read, size)
-        if not data and self.size < os.lseek(self.read, 0, os.SEEK_CUR):
+        if not data and self.size() < os.lseek(self.read, 0, os.SEEK_CUR):
             os.lseek(self.read, 0, os.SEEK_SET)
             data = os.read(self.read, size)
         return data
@@ -140,7 +138,7 @@ class Capture:
 
     def __init__(self, streams: Sequence[Stream], log: Log) -> None:
         self._streams = streams
-        self._files = [file for file in (sys.stdout, sys.stderr) if file is not None]
+        self._stdout, self._stderr = sys.stdout, sys.stderr
         self._lock = threading.Lock()
         self._lines = Lines(log)
         self._job: Named | None = None
@@ -152,18 +150,23 @@ class Capture:
         self._job = job
 
     def end(self) -> None:
-        """The job has ended: log the rest of what it wrote."""
-        for file in self._files:
-            with suppress(OSError, ValueError):  # closed
-                file.flush()
-        with suppress(OSError):
-            if not any(stream.size for stream in self._streams):
+        """The job has ended: log the rest of what it wrote. Quick when that is nothing: it is so for most."""
+        out, err = self._streams
+        try:
+            self._stdout.flush()
+            self._stderr.flush()
+        except (OSError, ValueError):
+            pass  # closed
+        try:
+            if not out.size() and not err.size():
                 return
             with self._lock:
                 self._take()
                 self._lines.end(self._job)
-                for stream in self._streams:
-                    stream.empty()
+                out.empty()
+                err.empty()
+        except OSError:
+            pass  # closed, all of them: this process ends
 
     def follow(self, busy: bool) -> None:
         """Whether jobs run that may write; while none does nothing is looked at."""
@@ -192,7 +195,7 @@ class Captured:
     def bound(self) -> None:
         """Throw away what a worker can't keep up with: whatever is written, memory stays bounded."""
         for stream in self.streams:
-            if stream.size > OVERFLOW:
+            if stream.size() > OVERFLOW:
                 os.ftruncate(stream.write, 0)  # readers start over
 
     def rest(self, job: Named | None, log: Log) -> None:

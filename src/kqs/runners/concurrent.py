@@ -21,7 +21,6 @@ from weakref import WeakKeyDictionary
 from ..core.outcome import Attempted, Reason, Settlement
 from ..errors import CallError, ConnectionFailed
 from ..ports import AsyncRunner
-from . import log
 from .aiolink import AsyncLink
 from .attempt import (
     EXIT_RECYCLED,
@@ -37,6 +36,7 @@ from .attempt import (
 )
 from .capture import Capture, Lines, TaskOutput
 from .link import Leased
+from .log import WorkerLog
 from .marker import Held, Marker
 from .python import reason_of, wire_text
 from .spec import WorkerSpec
@@ -55,6 +55,7 @@ def run_concurrent(
     spec: WorkerSpec,
     runners: Mapping[str, AsyncRunner],
     marker: Marker,
+    log: WorkerLog,
     capture: Capture | None,
     sock: socket.socket,
     types: Collection[str] | None,
@@ -65,6 +66,7 @@ def run_concurrent(
         spec: what to run.
         runners: by job type.
         marker: where the supervisor sees which attempts run.
+        log: where lines go.
         capture: where output that is no task's is logged from, or None.
         sock: connected to the server.
         types: job types to ask for, or None for all that the connection is for.
@@ -88,7 +90,7 @@ def run_concurrent(
 
     async def work() -> int:
         link = await AsyncLink.open(sock, types)
-        worker = ConcurrentWorker(spec, runners, link, marker, capture)
+        worker = ConcurrentWorker(spec, runners, link, marker, log, capture)
         loop.add_signal_handler(signal.SIGTERM, worker.stop)
         _Watch(loop, worker, marker, owners).start()
         return await worker.run()
@@ -130,7 +132,7 @@ class _Attempt:
         self.lease = lease
         self.slot = slot
         self.since = since
-        self.lines = Lines(log.printed)
+        self.lines = Lines(worker.log.printed)
         self.task: asyncio.Task[None] | None = None
         self.ended_by: Reason | None = None
         self.lost = False
@@ -226,6 +228,7 @@ class ConcurrentWorker:
         runners: by job type.
         link: the connection.
         marker: where the supervisor sees which attempts run.
+        log: where lines go.
         capture: where output that is no task's is logged from, or None.
     """
 
@@ -235,9 +238,11 @@ class ConcurrentWorker:
         runners: Mapping[str, AsyncRunner],
         link: AsyncLink,
         marker: Marker,
+        log: WorkerLog,
         capture: Capture | None,
     ) -> None:
         self.link = link
+        self.log = log
         self.marker = marker
         self.keep_alive = spec.keep_alive
         self.busy = threading.Event()
@@ -326,7 +331,7 @@ class ConcurrentWorker:
         try:
             leases = await self.link.reserve(wanted, WAIT if self._free else 0.0)
         except CallError as error:
-            log.error(f"cannot reserve: {error}")
+            self.log.error(f"cannot reserve: {error}")
             await asyncio.sleep(_PAUSE)
             leases = []
         finally:

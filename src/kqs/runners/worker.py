@@ -16,6 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from fcntl import F_GETFD, fcntl
 from time import monotonic
 from typing import Any
 
@@ -24,12 +25,12 @@ import msgspec
 from ..core.outcome import Attempted, Settlement
 from ..errors import ConfigError, ConnectionFailed
 from ..ports import AsyncRunner, Runner
-from . import log
 from .attempt import EXIT_RECYCLED, FRESH, PROGRESS_EVERY, WAIT, Recycling, Unreadable, Usual, job_of, limited
 from .capture import Capture, Stream
 from .concurrent import run_concurrent
 from .link import Leased, Link
 from .load import load
+from .log import WorkerLog, configure
 from .marker import Held, Marker
 from .process import die_with_parent, parent_is
 from .python import OneAtATime, reason_of, wire_text
@@ -97,16 +98,25 @@ class Worker:
                 if not self._held:
                     continue
                 since, lease = self._held.popleft()
-                if monotonic() - since < min(FRESH, lease.ttr / 4) or self._link.renew([lease.receipt]):
+                if monotonic() - since < min(FRESH, lease.ttr / 4) or self._renewed(lease):
                     self._attempt(lease)
-                else:
-                    self._link.settle(Settlement(lease.receipt, "release"))  # lost, or not wanted any more
         except _Stop:
             pass
         for _since, lease in self._held:
             self._link.settle(Settlement(lease.receipt, "release"))
         self._link.flush()
         return EXIT_RECYCLED if self._recycling.due and not self._stopping else 0
+
+    def _renewed(self, first: Leased) -> bool:
+        """Renew a lease that may be lost by now, and all that wait behind it; whether it can be begun."""
+        waiting = [first, *(lease for _since, lease in self._held)]
+        now = monotonic()
+        current = self._link.renew([lease.receipt for lease in waiting])
+        self._held = deque((now, lease) for lease in waiting[1:] if lease.receipt in current)
+        for lease in waiting:
+            if lease.receipt not in current:  # lost, or not wanted any more
+                self._link.settle(Settlement(lease.receipt, "release"))
+        return first.receipt in current
 
     def _fill(self) -> None:
         """Have work: ask ahead of time while what is held lasts, wait when nothing is."""
@@ -167,7 +177,7 @@ class Worker:
             self._capture.end()
         try:
             for stream in (0, 1, 2):
-                os.fstat(stream)
+                fcntl(stream, F_GETFD)
         except OSError:
             self._stopping = True  # closed; the worker that follows has them again
 
@@ -227,15 +237,15 @@ def main() -> int:
     capture = None
     if captured:
         log_fd, *reads = captured
-        log.configure(os.fdopen(log_fd, "w", encoding="utf-8", errors="replace", buffering=1))
+        log = configure(log_fd)
         writes = (os.dup(1), os.dup(2))
         capture = Capture([Stream(*fds) for fds in zip(writes, reads, strict=True)], log.printed)
     else:
-        log.configure(sys.stderr)
+        log = configure(2)
     runners, errors = load(spec)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        status = _work(spec, runners, errors, socket.socket(fileno=socket_fd), marker_fd, capture)
+        status = _work(spec, runners, errors, socket.socket(fileno=socket_fd), marker_fd, log, capture)
     except (ConnectionFailed, OSError):
         status = EXIT_ORPHANED
     if capture is not None:
@@ -249,6 +259,7 @@ def _work(
     errors: list[ConfigError],
     sock: socket.socket,
     marker_fd: int,
+    log: WorkerLog,
     capture: Capture | None,
 ) -> int:
     """Work as the pool says until it is over; types whose handlers are broken are not asked for."""
@@ -267,7 +278,7 @@ def _work(
         return EXIT_BAD_HANDLERS
     types = sorted(fit) if errors else None
     if spec.concurrency > 1:
-        return run_concurrent(spec, at_once, marker, capture, sock, types)
+        return run_concurrent(spec, at_once, marker, log, capture, sock, types)
     for type_, runner in at_once.items():
         alone[type_] = OneAtATime(runner)
     worker = Worker(spec, alone, Link(sock, types), marker, capture)

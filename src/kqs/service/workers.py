@@ -26,7 +26,7 @@ import psutil
 
 from ..core.outcome import Settlement
 from ..errors import ConfigError, JournalFailed
-from ..ports import Engine, Expired
+from ..ports import Engine, Expired, Revoked
 from ..runners import place
 from ..runners.attempt import EXIT_RECYCLED, REVOKE
 from ..runners.capture import Captured, Named
@@ -234,6 +234,10 @@ class _Worker:
         if self.process is not None:
             await asyncio.to_thread(_kill_tree, self.process.pid)
 
+    def cancel(self, receipt: str) -> None:
+        """Ask for the end of an attempt: a task is cancelled, other handlers look at ``job.cancelled``."""
+        self._marker.cancel(receipt)
+
     async def overrun(self, lease: Expired) -> bool:
         """The time of a running attempt's lease is over: end it, soon. True: renew the lease instead."""
         now = monotonic()
@@ -338,6 +342,7 @@ class LocalWorkers:
         self._lives: dict[_Worker, asyncio.Task[None]] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._partings: set[asyncio.Task[None]] = set()
+        engine.on_revoked(self._cancel)
 
     def start(self) -> None:
         """Start all processes; they take work as they come up."""
@@ -407,6 +412,12 @@ class LocalWorkers:
             worker.terminate()  # the first one may have come while a handler ignored it
             await asyncio.wait([life], timeout=AGAIN)
         del self._workers[worker.spec.name], self._lives[worker]
+
+    def _cancel(self, revoked: Sequence[Revoked]) -> None:
+        """Tell workers that what they run is not wanted any more."""
+        for lease in revoked:
+            if (worker := self._workers.get(lease.holder)) is not None:
+                worker.cancel(lease.receipt)
 
     def types(self) -> frozenset[str]:
         """The job types a worker is here for."""
