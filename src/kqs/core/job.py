@@ -363,7 +363,7 @@ def check_job(
         or job.expires is not UNSET
         or job.result_ttl is not UNSET
     ):
-        options = _own_options(job, settings, index)
+        options = _own_options(job, settings)
     if (
         job.key is not UNSET
         or job.unique is not UNSET
