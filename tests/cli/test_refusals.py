@@ -184,15 +184,19 @@ def test_an_address_that_will_not_do(tmp_path: Path, address: str, texts: list[s
     refused(serve(tmp_path, "--listen", address, here=True), *texts)
 
 
-def test_beyond_this_machine_tokens_are_needed_too(tmp_path: Path) -> None:
-    refused(serve(tmp_path, "--insecure", "--listen", "0.0.0.0:0", here=True), "0.0.0.0", "[[tokens]]")
+def test_beyond_this_machine_both_tokens_and_tls_are_needed(tmp_path: Path) -> None:
+    tls = f'[tls]\ncert = "{self_signed(tmp_path)}"\n'
+    listen = ("--listen", "0.0.0.0:0")
+    done = serve(tmp_path, *listen, here=True)
+    refused(done, "0.0.0.0", "no tokens ('kqs token new') and no TLS (tls.cert);")
+    refused(serve(tmp_path, *listen, config=tls, here=True), "0.0.0.0", "there is no tokens")
+    refused(serve(tmp_path, *listen, config=TOKENS, here=True), "0.0.0.0", "there is no TLS")
 
 
 def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
-    config = f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n'
-    done = serve(tmp_path, "--insecure", "--listen", "192.0.2.1:0", config=config)
+    done = serve(tmp_path, "--insecure", "--listen", "192.0.2.1:0")
     refused(done, "192.0.2.1:0", "--listen")
-    done = serve(tmp_path, "--insecure", "--listen", "no.such.host.invalid:0", config=config)
+    done = serve(tmp_path, "--insecure", "--listen", "no.such.host.invalid:0")
     refused(done, "no.such.host.invalid:0", "--listen")
 
 

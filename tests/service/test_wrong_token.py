@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,17 +16,18 @@ from kqs.service.calls import Desk
 from kqs.service.config import CallLogConfig, LimitsConfig, TokenConfig
 from kqs.service.metrics import Metrics
 from kqs.service.server import Server
+from kqs.service.tokens import Tokens, digest
 
 TOKEN = "right"
 
 
-def _desk(log: CallLog) -> Desk:
+def _desk(log: CallLog, tokens: Tokens) -> Desk:
     parts: dict[str, Any] = dict.fromkeys(("dispatch", "bulk", "clock", "health", "about", "quit"))
     return Desk(
         engine=SimpleNamespace(capabilities=frozenset()),
         intake=SimpleNamespace(unsynced=0, on_drained=None),
         table=DefaultsTable(),
-        tokens=[TokenConfig("one", "read", hashlib.sha256(TOKEN.encode()).hexdigest())],
+        tokens=tokens,
         metrics=Metrics(),
         log=log,
         **parts,
@@ -36,9 +36,10 @@ def _desk(log: CallLog) -> Desk:
 
 async def _exchange(folder: Path, lines: list[bytes]) -> list[dict[str, Any]]:
     """Send all lines in one write; returns the replies until the server closes."""
-    server = Server(LimitsConfig(), tokens=True)
+    tokens = Tokens(str(folder), [TokenConfig("one", "read", digest(TOKEN))])
+    server = Server(LimitsConfig(), tokens)
     log = CallLog(str(folder), CallLogConfig(), lambda: 1.0)
-    server.desk = _desk(log)
+    server.desk = _desk(log, tokens)
     await server.listen("127.0.0.1", 0, str(folder / "sock"))
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     try:

@@ -19,7 +19,11 @@ from .text import harmless
 _STATES = ("delayed", "ready", "reserved", "buried", "done")
 
 _url = click.option(
-    "--server", "url", envvar="KQS_URL", metavar="URL", help="kqs://HOST:PORT or kqs+unix:PATH [local]."
+    "--server",
+    "url",
+    envvar="KQS_URL",
+    metavar="URL",
+    help="kqs://HOST:PORT, kqss://HOST:PORT (TLS) or kqs+unix:PATH [local].",
 )
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

@@ -25,6 +25,7 @@ _COMMANDS = {
     "jobs": ("ask", "jobs", "List jobs."),
     "job": ("ask", "job", "Show one job."),
     "journal": ("journal", "journal", "Look into a journal."),
+    "token": ("token", "token", "Say who may call a server."),
     "config": ("config", "config", "Check settings."),
 }
 

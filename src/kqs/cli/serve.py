@@ -18,7 +18,7 @@ import structlog
 @click.option(
     "--app", envvar="KQS_APP", metavar="PKG.MOD:APP", help="App whose @app.job functions are handlers."
 )
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine although nothing is encrypted.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without tokens or TLS.")
 @click.option("--log-json", is_flag=True, help="Log as JSON lines.")
 def serve(
     config_path: str | None,
@@ -55,6 +55,7 @@ def serve(
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.shutdown)
+        loop.add_signal_handler(signal.SIGHUP, service.reload_tls)
         return await service.run()
 
     sys.exit(uvloop.run(main()))
