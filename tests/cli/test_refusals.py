@@ -188,9 +188,9 @@ def test_beyond_this_machine_both_tokens_and_tls_are_needed(tmp_path: Path) -> N
     tls = f'[tls]\ncert = "{self_signed(tmp_path)}"\n'
     listen = ("--listen", "0.0.0.0:0")
     done = serve(tmp_path, *listen, here=True)
-    refused(done, "0.0.0.0", "no tokens ('kqs token new') and no TLS (tls.cert);")
-    refused(serve(tmp_path, *listen, config=tls, here=True), "0.0.0.0", "there is no tokens")
-    refused(serve(tmp_path, *listen, config=TOKENS, here=True), "0.0.0.0", "there is no TLS")
+    refused(done, "0.0.0.0", "this server has no tokens ('kqs token new') and TLS (tls.cert);")
+    refused(serve(tmp_path, *listen, config=tls, here=True), "0.0.0.0", "has no tokens")
+    refused(serve(tmp_path, *listen, config=TOKENS, here=True), "0.0.0.0", "has no TLS (tls.cert);")
 
 
 def test_an_address_that_is_not_ours(tmp_path: Path) -> None:

@@ -72,12 +72,12 @@ class Service:
         self._tokens = Tokens(os.path.abspath(config.server.data), config.tokens)
         host, _port = split_address(config.server.listen, "listen")
         missing = [
-            *([] if self._tokens.required else ["no tokens ('kqs token new')"]),
-            *([] if self._tls else ["no TLS (tls.cert)"]),
+            *([] if self._tokens.required else ["tokens ('kqs token new')"]),
+            *([] if self._tls else ["TLS (tls.cert)"]),
         ]
         self._unprotected = ""
         if missing and not _is_loopback(host):
-            self._unprotected = f"{host} is reachable from other machines, and there is {' and '.join(missing)}"
+            self._unprotected = f"{host} is reachable from other machines, and this server has no {' and '.join(missing)}"
             if not insecure:
                 raise ConfigError(
                     f"server.listen: {self._unprotected}; listen on 127.0.0.1, "
@@ -242,7 +242,7 @@ class Service:
         try:
             self._tls = server_context(self._config.tls)
         except ConfigError as error:
-            self._log.error("certificates not replaced", reason=str(error))
+            self._log.warning("certificates not replaced", reason=str(error))
         else:
             self._log.info("certificates read again")
 
@@ -253,7 +253,7 @@ class Service:
                 self._log.info("tokens read again")
                 self._server.tokens_changed()
         except DataDirError as error:
-            self._log.error("tokens not read", reason=str(error))
+            self._log.warning("tokens not read", reason=str(error))
             self._server.tokens_changed()
 
     async def _attach(self, sock: socket.socket, spec: WorkerSpec) -> Connection:

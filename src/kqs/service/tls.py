@@ -34,7 +34,7 @@ def server_context(config: TlsConfig) -> ssl.SSLContext:
     except OSError as error:
         files = f"{config.cert} and {config.key}" if config.key else config.cert
         raise ConfigError(
-            f"tls.cert, tls.key: {files} are no PEM certificate and its key, not encrypted: {_reason(error)}"
+            f"tls.cert, tls.key: {files}: not a PEM certificate and its key, unencrypted{_reason(error)}"
         ) from None
     if config.client_ca:
         context.verify_mode = ssl.CERT_REQUIRED
@@ -42,7 +42,7 @@ def server_context(config: TlsConfig) -> ssl.SSLContext:
             context.load_verify_locations(config.client_ca)
         except OSError as error:
             raise ConfigError(
-                f"tls.client_ca: {config.client_ca} holds no PEM certificate: {_reason(error)}"
+                f"tls.client_ca: {config.client_ca}: not a PEM certificate{_reason(error)}"
             ) from None
     return context
 
@@ -58,7 +58,8 @@ def _readable(name: str, path: str) -> None:
 
 
 def _reason(error: OSError) -> str:
-    return getattr(error, "reason", None) or error.strerror or type(error).__name__
+    reason = getattr(error, "reason", None)  # OpenSSL's, for some of its errors
+    return f" ({reason.lower().replace('_', ' ')})" if reason else ""
 
 
 class TlsListener:
