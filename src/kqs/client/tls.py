@@ -17,7 +17,7 @@ def client_context(tls: Tls) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=tls.ca or None)
     except OSError as error:
-        raise ConfigError(f"ca (KQS_CA): {tls.ca} cannot be used: {why(error)}") from None
+        raise ConfigError(f"ca (KQS_CA): {tls.ca}: {why(error)}") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if tls.cert:
         try:
@@ -25,9 +25,9 @@ def client_context(tls: Tls) -> ssl.SSLContext:
             context.load_cert_chain(tls.cert, tls.key or None, password=lambda: b"")
         except OSError as error:
             files = f"{tls.cert} and {tls.key}" if tls.key else tls.cert
-            raise ConfigError(
-                f"cert, key (KQS_CERT, KQS_KEY): {files} cannot be used: {why(error)}"
-            ) from None
+            garbled = isinstance(error, ssl.SSLError) and not error.reason
+            reason = "not a PEM certificate and its key, unencrypted" if garbled else why(error)
+            raise ConfigError(f"cert, key (KQS_CERT, KQS_KEY): {files}: {reason}") from None
     return context
 
 

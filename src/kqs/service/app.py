@@ -77,7 +77,9 @@ class Service:
         ]
         self._unprotected = ""
         if missing and not _is_loopback(host):
-            self._unprotected = f"{host} is reachable from other machines, and this server has no {' and '.join(missing)}"
+            self._unprotected = (
+                f"{host} is reachable from other machines, and this server has no {' and '.join(missing)}"
+            )
             if not insecure:
                 raise ConfigError(
                     f"server.listen: {self._unprotected}; listen on 127.0.0.1, "
@@ -178,7 +180,9 @@ class Service:
         )
         await self._listen(data)
         if self._unprotected:
-            self._log.warning("others may call this server, or read what its clients send", why=self._unprotected)
+            self._log.warning(
+                "others may call this server, or read what its clients send", why=self._unprotected
+            )
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process
         gc.set_threshold(50_000, 20, 50)
