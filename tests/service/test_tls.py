@@ -100,9 +100,9 @@ async def test_a_server_with_a_certificate_for_another_name(start: Start, author
 
 
 def test_without_ca_the_systems_roots_are_used(secure: ServerProcess) -> None:
-    with Client(f"kqss://localhost:{secure.port}", timeout=0.5) as client:
-        with pytest.raises(ConnectionFailed, match="not trusted"):
-            client.ping()
+    client = Client(f"kqss://localhost:{secure.port}", timeout=0.5)
+    with client, pytest.raises(ConnectionFailed, match="not trusted"):
+        client.ping()
 
 
 def test_old_versions_of_tls_are_refused(secure: ServerProcess, authority: Authority) -> None:
@@ -112,9 +112,9 @@ def test_old_versions_of_tls_are_refused(secure: ServerProcess, authority: Autho
     context.set_ciphers("ALL:@SECLEVEL=0")
     with pytest.warns(DeprecationWarning):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
-    with socket.create_connection(("127.0.0.1", secure.port), timeout=PATIENCE) as plain:
-        with pytest.raises(OSError):
-            context.wrap_socket(plain, server_hostname="localhost")
+    plain = socket.create_connection(("127.0.0.1", secure.port), timeout=PATIENCE)
+    with plain, pytest.raises(OSError):
+        context.wrap_socket(plain, server_hostname="localhost")
 
 
 @pytest.mark.parametrize(
@@ -244,13 +244,11 @@ def test_an_idle_client_sees_that_the_server_went_and_came_back(start: Start, au
 
 
 def test_a_wrong_token_is_answered_over_tls_too(start: Start, authority: Authority) -> None:
-    server = start(config(*authority.issue("guarded")) + TOKENS)
-    with Client(url(server, ca=authority.pem), token="wrong", timeout=PATIENCE) as client:
-        with pytest.raises(Unauthorized, match="unknown token"):
-            client.ping()
-
-
-TOKENS = f'[[tokens]]\nname = "one"\nrole = "read"\nsha256 = "{"0" * 64}"\n'
+    tokens = f'[[tokens]]\nname = "one"\nrole = "read"\nsha256 = "{"0" * 64}"\n'
+    server = start(config(*authority.issue("guarded")) + tokens)
+    client = Client(url(server, ca=authority.pem), token="wrong", timeout=PATIENCE)
+    with client, pytest.raises(Unauthorized, match="unknown token"):
+        client.ping()
 
 
 @pytest.mark.parametrize("name", ["ca", "cert"])

@@ -177,11 +177,9 @@ LINES: list[Any] = [
 
 def test_a_token_is_nowhere_to_be_seen(start: Start) -> None:
     """Not in a reply, the log, the call log, the journal or any other file, not in what a client says."""
-    config = (
-        f'[[tokens]]\nname = "one"\nrole = "admin"\nsha256 = "{hashlib.sha256(CANARY.encode()).hexdigest()}"\n'
-        "[call_log]\nsample = 1.0\n"
-    )
-    server = start(config)
+    sha256 = hashlib.sha256(CANARY.encode()).hexdigest()
+    token = f'[[tokens]]\nname = "one"\nrole = "admin"\nsha256 = "{sha256}"\n'
+    server = start(token + "[call_log]\nsample = 1.0\n")
     seen = ""
     for line in LINES:
         with server.connect() as wire:

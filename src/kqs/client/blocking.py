@@ -153,29 +153,33 @@ class Client:
         deadline = monotonic() + (self._timeout if timeout is None else timeout)
         with self._lock:
             self._connect(deadline)
-            ids: dict[str, int] = {}
-            out = []
-            for position, (name, argument, blob) in enumerate(calls):
-                id, data = self._session.call(name, argument, blob)
-                ids[id] = position
-                out.append(data)
-            replies: list[Reply | None] = [None] * len(calls)
-            try:
-                self._converse(b"".join(out), ids, replies, deadline)
-            except BaseException as error:
-                # Whatever it was, an interrupt too: half a line may be out and replies under way, so nothing
-                # more can be said over this connection.
-                self._drop()
-                if isinstance(error, TimeoutError):
-                    raise CallTimeout(
-                        f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
-                    ) from None
-                if isinstance(error, OSError):
-                    raise ConnectionFailed(
-                        f"{sessions.lost_message(self._address, calls[0][0])} ({why(error)})", sent=True
-                    ) from error
-                raise
-            return [reply for reply in replies if reply is not None]
+            return self._ask(calls, deadline)
+
+    def _ask(self, calls: list[tuple[str, bytes, bytes | None]], deadline: float) -> list[Reply]:
+        """:meth:`_exchange` over the connection there is."""
+        ids: dict[str, int] = {}
+        out = []
+        for position, (name, argument, blob) in enumerate(calls):
+            id, data = self._session.call(name, argument, blob)
+            ids[id] = position
+            out.append(data)
+        replies: list[Reply | None] = [None] * len(calls)
+        try:
+            self._converse(b"".join(out), ids, replies, deadline)
+        except BaseException as error:
+            # Whatever it was, an interrupt too: half a line may be out and replies under way, so nothing
+            # more can be said over this connection.
+            self._drop()
+            if isinstance(error, TimeoutError):
+                raise CallTimeout(
+                    f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
+                ) from None
+            if isinstance(error, OSError):
+                raise ConnectionFailed(
+                    f"{sessions.lost_message(self._address, calls[0][0])} ({why(error)})", sent=True
+                ) from error
+            raise
+        return [reply for reply in replies if reply is not None]
 
     def _converse(
         self, out: bytes, ids: dict[str, int], replies: list[Reply | None], deadline: float
@@ -269,7 +273,7 @@ class Client:
         self._socket, self._session, self._address = sock, Session(), address
         if self._token is not None:
             try:
-                self.call("auth", {"token": self._token}, timeout=seconds)
+                self._ask([("auth", encode_argument({"token": self._token}), None)], deadline)[0].value()
             except BaseException:
                 self._drop()
                 raise

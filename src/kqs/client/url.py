@@ -89,7 +89,11 @@ def _host_and_port(where: str, url: str) -> tuple[str, int]:
         port = port.removeprefix(":")
     else:
         host, _, port = where.partition(":")
-    if not host or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536)):
+    if (
+        not host
+        or "?" in host
+        or (port and not (port.isascii() and port.isdigit() and 0 < int(port) < 65536))
+    ):
         raise ConfigError(f"{url!r} is not {scheme}://HOST:PORT")
     return host, int(port or DEFAULT_PORT)
 
