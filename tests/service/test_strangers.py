@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -59,7 +60,7 @@ class _Peer:
         self._reader = reader
         self._writer = writer
 
-    async def call(self, name: str, argument: Any) -> Any:
+    async def call(self, name: str, argument: Any = ...) -> Any:
         """The value or the error's code."""
         self._writer.write(request(name, argument))
         reply = msgspec.json.decode(await asyncio.wait_for(self._reader.readline(), 30))
@@ -69,12 +70,32 @@ class _Peer:
         """Send something; returns the replies until the server closes."""
         self._writer.write(b"".join(data))
         replies = await asyncio.wait_for(self._reader.read(), 30)
-        self._writer.close()
         return [msgspec.json.decode(line) for line in replies.splitlines()]
 
+    async def close(self) -> None:
+        self._writer.close()
+        with contextlib.suppress(ConnectionError):
+            await self._writer.wait_closed()
 
-async def _connect(server: Server) -> _Peer:
-    return _Peer(*await asyncio.open_connection("127.0.0.1", server.port))
+
+_Connect = Callable[..., Awaitable[_Peer]]
+
+
+@pytest.fixture
+async def connect(server: Server, tmp_path: Path) -> AsyncIterator[_Connect]:
+    """Makes connections, over the Unix socket when asked to."""
+    made: list[_Peer] = []
+
+    async def new(*, unix: bool = False) -> _Peer:
+        if unix:
+            made.append(_Peer(*await asyncio.open_unix_connection(str(tmp_path / "sock"))))
+        else:
+            made.append(_Peer(*await asyncio.open_connection("127.0.0.1", server.port)))
+        return made[-1]
+
+    yield new
+    for peer in made:
+        await peer.close()
 
 
 @pytest.mark.parametrize(
@@ -86,10 +107,10 @@ async def _connect(server: Server) -> _Peer:
 )
 @pytest.mark.parametrize("unusual", [b"", b'{"v":1,"id":"0","n":"ping","m":undefined}\n'])
 async def test_a_wrong_token_is_answered_and_nothing_behind_it_taken(
-    server: Server, guess: bytes, unusual: bytes
+    connect: _Connect, guess: bytes, unusual: bytes
 ) -> None:
     behind = b'{"v":1,"id":"2","n":"auth","m":{"token":"right"}}\n'
-    replies = await (await _connect(server)).rest(unusual, guess, behind)
+    replies = await (await connect()).rest(unusual, guess, behind)
     assert [(reply["id"], reply["e"]["code"]) for reply in replies] == [
         *([("0", "unauthorized")] if unusual else []),
         ("1", "unauthorized"),
@@ -97,49 +118,49 @@ async def test_a_wrong_token_is_answered_and_nothing_behind_it_taken(
     assert replies[-1]["e"]["message"] == "unknown token"
 
 
-async def test_after_some_wrong_tokens_none_is_looked_at_for_a_while(server: Server) -> None:
-    known = await _connect(server)
+async def test_after_some_wrong_tokens_none_is_looked_at_for_a_while(connect: _Connect) -> None:
+    known = await connect()
     assert await known.call("auth", {"token": TOKEN}) == {"role": "read"}
     for number in range(FREE):
-        assert await (await _connect(server)).call("auth", {"token": f"guess {number}"}) == "unauthorized"
+        assert await (await connect()).call("auth", {"token": f"guess {number}"}) == "unauthorized"
     for _ in range(2):
-        stranger = await _connect(server)
+        stranger = await connect()
         (reply,) = await stranger.rest(request("auth", {"token": TOKEN}))
         assert reply["e"]["code"] == "busy"
         assert reply["e"]["message"].startswith("too many wrong tokens from 127.0.0.1; try again in 0.")
     assert await known.call("ping", {"auth": {"usr": "me", "pwd": TOKEN}}) == "pong"
     async with asyncio.timeout(30):
-        while (await (await _connect(server)).call("auth", {"token": TOKEN})) == "busy":
+        while (await (await connect()).call("auth", {"token": TOKEN})) == "busy":
             await asyncio.sleep(0.05)
 
 
-async def test_on_the_unix_socket_wrong_tokens_hold_nobody_up(server: Server, tmp_path: Path) -> None:
+async def test_on_the_unix_socket_wrong_tokens_hold_nobody_up(connect: _Connect) -> None:
     for number in range(FREE + 1):
-        peer = _Peer(*await asyncio.open_unix_connection(str(tmp_path / "sock")))
+        peer = await connect(unix=True)
         assert await peer.call("auth", {"token": f"guess {number}"}) == "unauthorized"
-    peer = _Peer(*await asyncio.open_unix_connection(str(tmp_path / "sock")))
+    peer = await connect(unix=True)
     assert await peer.call("auth", {"token": TOKEN}) == {"role": "read"}
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"], ids=["without an end", "with an end"])
-async def test_a_stranger_may_not_send_long_lines(server: Server, end: bytes) -> None:
-    stranger = await _connect(server)
+async def test_a_stranger_may_not_send_long_lines(connect: _Connect, end: bytes) -> None:
+    stranger = await connect()
     (reply,) = await stranger.rest(b'{"v":1,"n":"echo","m":"' + b"x" * STRANGER_LINE + end)
     assert (reply["e"]["code"], reply["e"]["limit"]) == ("too_large", STRANGER_LINE)
     assert "before auth" in reply["e"]["message"]
 
 
-async def test_who_has_shown_a_token_may(server: Server) -> None:
-    peer = await _connect(server)
+async def test_who_has_shown_a_token_may(connect: _Connect) -> None:
+    peer = await connect()
     assert await peer.call("auth", {"token": TOKEN}) == {"role": "read"}
     assert await peer.call("stats", {"x": "x" * 10 * STRANGER_LINE}) == "unknown_field"
 
 
-async def test_a_stranger_may_not_stay(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stranger_may_not_stay(connect: _Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("kqs.service.server.STRANGER_TIME", 0.05)
-    known, silent, slow = [await _connect(server) for _ in range(3)]
+    known, silent, slow = [await connect() for _ in range(3)]
     assert await known.call("auth", {"token": TOKEN}) == {"role": "read"}
-    assert await slow.call("ping", ...) == "unauthorized"
+    assert await slow.call("ping") == "unauthorized"
     assert await silent.rest() == []
     assert await slow.rest(b'{"v":1,') == []
-    assert await known.call("ping", ...) == "pong"
+    assert await known.call("ping") == "pong"

@@ -48,7 +48,7 @@ def new(role: Role, name: str | None, data: str, as_json: bool) -> None:
     """
     name, secret = tokens.new(data, role, name, dt.datetime.now(dt.UTC))
     if as_json:
-        click.echo(msgspec.json.encode({"name": name, "role": role, "token": secret}))
+        click.echo(msgspec.json.encode({"name": name, "role": role, "token": secret}).decode())
         return
     click.echo(
         f"token {name!r}, role {role}; clients take it from KQS_TOKEN; it is not shown again", err=True
@@ -64,7 +64,7 @@ def list_(data: str, as_json: bool) -> None:
     known = tokens.load(data) or []
     if as_json:
         shown = [{"name": one.name, "role": one.role, "created_at": one.created_at} for one in known]
-        click.echo(msgspec.json.encode({"tokens": shown}))
+        click.echo(msgspec.json.encode({"tokens": shown}).decode())
         return
     table = Table("name", "role", "created")
     for one in known:

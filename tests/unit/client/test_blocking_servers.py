@@ -126,6 +126,16 @@ def test_a_server_lost_while_it_is_given_the_token_is_tried_again() -> None:
         assert peer.connections == 3
 
 
+def test_a_server_that_takes_nobody_is_tried_with_pauses() -> None:
+    with (
+        Peer(lambda line: None) as peer,
+        Client(peer.url, token="secret", timeout=0.5) as client,
+        pytest.raises(ConnectionFailed, match="lost while the token was checked"),
+    ):
+        client.ping()
+    assert peer.connections < 20
+
+
 def test_a_server_silent_while_it_is_given_the_token() -> None:
     with (
         Peer(lambda line: line.wait_closed()) as peer,
