@@ -23,8 +23,8 @@ default: the server keeps its data in `./kqs-data`, listens on this machine only
   start with one line that names the setting, and exit status 2. `kqs config check FILE` checks the same,
   handlers included.
 - Options of `kqs serve` and their environment variables ([command line](cli.md)) go before the file.
-- The file is read at start only: restart the server to change a setting. Jobs keep the `prio`, `ttr`,
-  `max_attempts` and `retry` they were inserted with.
+- The file is read at start only: restart the server to change a setting. (The files that `[tls]` names are
+  read again on SIGHUP.) Jobs keep the `prio`, `ttr`, `max_attempts` and `retry` they were inserted with.
 - Times are seconds, sizes are bytes.
 
 """

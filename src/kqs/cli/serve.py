@@ -31,7 +31,7 @@ def serve(
     """Run the server: take jobs, keep them, run their handlers.
 
     SIGTERM or SIGINT lets running jobs finish (30 s at most) and exits 0; a second one ends at once. Nothing
-    accepted is lost either way.
+    accepted is lost either way. SIGHUP has it read its certificates again.
     """
     import uvloop
 
