@@ -11,6 +11,7 @@ import pytest
 
 from kqs.client import Client
 from kqs.errors import Unauthorized
+from kqs.service.throttle import FREE
 from tests.support import ServerProcess, Wire, kqs, request, until
 
 Start = Callable[..., ServerProcess]
@@ -73,11 +74,14 @@ def test_the_first_token_closes_an_open_server(start: Start) -> None:
 
 def test_local_workers_stay_when_the_first_token_comes(start: Start) -> None:
     server = start()
+    server.wait_for_workers()
+    before = {worker.pid for worker in server.workers()}
     token = new(server, "insert")
     known(server, token)
     with server.client(token) as client:
         client.insert("ping", {"a": 1})
     server.stdout.wait_for('ping running, payload = {"a":1}')
+    assert {worker.pid for worker in server.workers()} == before
 
 
 def test_a_revoked_token_ends_its_connections_and_no_others(start: Start) -> None:
@@ -198,6 +202,10 @@ def test_a_token_is_nowhere_to_be_seen(start: Start) -> None:
         for command in (("stats",), ("insert", "x"), ("call", "stats", "{nosuch: 1}")):
             done = kqs(*command, KQS_URL=server.url, KQS_TOKEN=token)
             seen += done.out + done.err
+    for number in range(FREE):
+        with server.connect() as wire:
+            seen += json.dumps(wire.call("auth", {"token": f"{WRONG}{number}"}))
+    server.stderr.wait_for("wrong tokens")
     server.stop()
     done = kqs("stats", KQS_URL=server.url, KQS_TOKEN=CANARY)
     seen += done.out + done.err + server.stdout.text + server.stderr.text
