@@ -27,7 +27,8 @@ default: the server keeps its data in `./kqs-data`, listens on this machine only
   else the one in `[defaults]`. Jobs keep the settings they were inserted with.
 - The file is read again on SIGHUP and, with `--watch`, when it changes. `[defaults]`, `[classes]`,
   `[handlers]`, `[pools]` and `[http]` are taken over; the rest needs a restart, and the log names what
-  changed there. See [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
+  changed there. The files that `[tls]` names are read again too.
+  See [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
 - Times are seconds, sizes are bytes.
 
 """

@@ -19,7 +19,11 @@ from .text import as_json_option, harmless, print_json
 STATES = ("delayed", "ready", "reserved", "buried", "done")
 
 server_option = click.option(
-    "--server", "url", envvar="KQS_URL", metavar="URL", help="kqs://HOST:PORT or kqs+unix:PATH [local]."
+    "--server",
+    "url",
+    envvar="KQS_URL",
+    metavar="URL",
+    help="kqs://HOST:PORT, kqss://HOST:PORT (TLS) or kqs+unix:PATH [local].",
 )
 
 

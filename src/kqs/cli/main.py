@@ -36,6 +36,7 @@ _COMMANDS = {
     "drain": ("manage", "drain", "Have a server take no more work."),
     "journal": ("journal", "journal", "Look into a journal, check and repair it."),
     "backup": ("backup", "backup", "Copy a data directory, also of a running server."),
+    "token": ("token", "token", "Say who may call a server."),
     "config": ("config", "config", "Check settings."),
 }
 
