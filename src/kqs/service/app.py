@@ -133,7 +133,7 @@ class Service:
             self._quickly.set()
 
     def reload(self) -> None:
-        """Read settings and certificates again and take over what can change; the log says what came of it."""
+        """Take over what can change of settings and certificates; the log says what came of it."""
         self.reload_tls()
         if self._reloads is not None:
             self._reloads.ask()
