@@ -44,10 +44,16 @@ def until(check: Callable[[], T], what: str = "", patience: float = PATIENCE) ->
 
 
 class Output:
-    """Everything a process writes to one of its pipes, line by line, with waiting."""
+    """Everything a process writes to one of its pipes, line by line, with waiting.
 
-    def __init__(self, pipe: IO[bytes]) -> None:
+    Args:
+        pipe: read to its end.
+        tap: told of every line.
+    """
+
+    def __init__(self, pipe: IO[bytes], tap: Callable[[str], None] | None = None) -> None:
         self._pipe = pipe
+        self._tap = tap
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
@@ -55,14 +61,21 @@ class Output:
         self._thread.start()
 
     def _read(self) -> None:
-        for line in self._pipe:
-            with self._changed:
-                self._lines.append(line.decode("utf-8", "replace").rstrip("\n"))
-                self._changed.notify_all()
+        for raw in self._pipe:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            self.add(line)
+            if self._tap is not None:
+                self._tap(line)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
         self._pipe.close()
+
+    def add(self, line: str) -> None:
+        """A line more."""
+        with self._changed:
+            self._lines.append(line)
+            self._changed.notify_all()
 
     @property
     def lines(self) -> list[str]:
@@ -146,7 +159,13 @@ class ServerProcess:
         )
         assert self.process.stdout is not None and self.process.stderr is not None
         self.stdout = Output(self.process.stdout)
-        self.stderr = Output(self.process.stderr)
+        self.stderr = Output(self.process.stderr, self._printed)
+
+    def _printed(self, line: str) -> None:
+        """What jobs print is logged; the tests find it on stdout, as if it were not."""
+        logged = json.loads(line) if line.startswith("{") else {}
+        if logged.get("stream") == "stdout":
+            self.stdout.add(logged["line"])
 
     @property
     def pid(self) -> int:

@@ -7,7 +7,7 @@ conformance suite in ``kqs.testing`` that every implementation passes.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -114,6 +114,8 @@ class Lease(Struct, gc=False):
         bulk: where the payload lies instead, or None.
         inserted: microseconds since 1970 UTC.
         expires: the same, when the lease ends.
+        deaths: workers that died running it so far.
+        wants_result: whether the handler's result is kept.
     """
 
     receipt: str
@@ -127,6 +129,8 @@ class Lease(Struct, gc=False):
     bulk: BulkRef | None
     inserted: int
     expires: int
+    deaths: int = 0
+    wants_result: bool = False
 
 
 class Expired(Struct, frozen=True):
@@ -136,6 +140,50 @@ class Expired(Struct, frozen=True):
     id: str
     holder: str
     ttr: float
+
+
+class Revoked(Struct, frozen=True):
+    """A lease whose job was taken away from its worker: cancelled, deleted or buried by hand."""
+
+    receipt: str
+    holder: str
+
+
+class Selection(Struct, frozen=True):
+    """Which jobs a :meth:`Engine.control` is about: those with these ids, or all that fit the other members.
+
+    Attributes:
+        ids: job ids, or None.
+        type: their type, or None for any.
+        state: their state, or None for those the verb is usually for.
+        older: seconds since they were inserted, at least.
+        limit: at most so many, the oldest first, or None.
+    """
+
+    ids: Sequence[str] | None = None
+    type: str | None = None
+    state: str | None = None
+    older: float | None = None
+    limit: int | None = None
+
+
+class JobEvent(Struct, frozen=True):
+    """Something that happened to a job.
+
+    Attributes:
+        event: accepted, reserved, progress, again, released, rescued, buried, kicked, cancelling, done,
+            deleted, cancelled.
+        at: microseconds since 1970.
+        job: as shown, after it.
+    """
+
+    event: str
+    at: int
+    job: dict[str, Any]
+
+
+#: What a renewal came to. ``cancelled``: the lease lasts longer, but its job should not go on.
+Renewal = Literal["renewed", "lost", "cancelled"]
 
 
 class Refusal(Struct, frozen=True):
@@ -156,6 +204,28 @@ class Runner(Protocol):
 
     def run(self, job: Job, payload: bytes) -> Attempted:
         """Run one attempt to its end; blocks. Whatever the handler does is told by the value.
+
+        Args:
+            job: what the handler is given.
+            payload: the payload as it was inserted: JSON text, or any bytes.
+        """
+        ...
+
+
+@runtime_checkable
+class AsyncRunner(Protocol):
+    """Executes attempts of one job type, many at a time on one event loop, in a worker process.
+
+    Attributes:
+        decodes: as :attr:`Runner.decodes`.
+    """
+
+    decodes: bool
+
+    async def arun(self, job: Job, payload: bytes) -> Attempted:
+        """Run one attempt to its end. Whatever the handler does is told by the value.
+
+        Cancelled, it stops the attempt and raises ``CancelledError``.
 
         Args:
             job: what the handler is given.
@@ -197,7 +267,7 @@ class Engine(Protocol):
     Attributes:
         name: as shown by ``stats``.
         capabilities: optional things it can do, of ``idempotency unique fair_share expiry results pause
-            inspect replicated``. A call that needs more is refused with ``unsupported``.
+            cancel watch inspect replicated``. A call that needs more is refused with ``unsupported``.
     """
 
     name: str
@@ -205,6 +275,10 @@ class Engine(Protocol):
 
     def on_ready(self, notify: Callable[[Sequence[str]], None]) -> None:
         """Register who is told, on the loop, that jobs of these types became ready."""
+        ...
+
+    def on_revoked(self, notify: Callable[[Sequence[Revoked]], None]) -> None:
+        """Register who is told, on the loop, that workers should stop what they do under these leases."""
         ...
 
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
@@ -233,20 +307,24 @@ class Engine(Protocol):
         """End leases by their outcomes. Returns, durable, with those that changed nothing."""
         ...
 
-    async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[bool]:
-        """Start the ttr of leases anew; False where the receipt is not current.
+    async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[Renewal]:
+        """Start the ttr of leases anew.
 
         Args:
             progress: kept on these jobs, as shown, or None.
         """
         ...
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
+    async def rescue(
+        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+    ) -> None:
         """Take expired or orphaned leases back; their attempt counts.
 
         Args:
             receipts: the leases; ones that are not current are passed over.
             died: the worker died running it: counts towards burying it as poison.
+            alone: whether nothing else ran in that worker. A job that was one of several counts as having
+                killed one worker at most: which of them did it shows only when each runs alone.
             reason: kept as the job's last error.
         """
         ...
@@ -255,12 +333,38 @@ class Engine(Protocol):
         """Receipts of the leases a worker holds, in the order they were given."""
         ...
 
-    async def control(self, verb: str, ids: Sequence[str]) -> int:
-        """``kick``, ``bury`` or ``delete`` jobs by id; returns how many, durable.
+    async def control(self, verb: str, selection: Selection) -> int:
+        """``kick``, ``bury``, ``delete`` or ``cancel`` jobs; returns how many, durable.
+
+        By id it is all of them or none. A cancelled job that waits ends at once; one that runs ends with its
+        lease, however that ends, unless it is acked first.
 
         Raises:
             NotFound: an id is unknown.
-            Conflict: the job's state forbids it.
+            Conflict: a job's state, or the selection's, forbids it.
+        """
+        ...
+
+    async def pause(self, type: str, paused: bool) -> None:
+        """Hand out no job of a type until it is resumed; durable."""
+        ...
+
+    def paused(self) -> list[str]:
+        """The types that are paused."""
+        ...
+
+    def watch(
+        self, listener: Callable[[JobEvent], None], *, id: str | None = None, type: str | None = None
+    ) -> Callable[[], None]:
+        """Tell of what happens to jobs, on the loop; of what must be durable, when it is.
+
+        Args:
+            listener: told of every event; must be quick.
+            id: of this job only.
+            type: of jobs of this type only.
+
+        Returns:
+            A function that ends it.
         """
         ...
 
@@ -291,7 +395,7 @@ class Engine(Protocol):
         ...
 
     def ready_types(self) -> dict[str, int]:
-        """How many jobs are ready, by type, of the types that have any."""
+        """How many jobs are ready, by type, of the types that have any and are not paused."""
         ...
 
     @property

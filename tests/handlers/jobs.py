@@ -78,6 +78,8 @@ def end(job: Job) -> Any:
     match how:
         case "return":
             return value
+        case "return_object":
+            return object()
         case "again":
             raise Again(job.data.get("reason", ""), delay=value)
         case "fail":
@@ -171,6 +173,18 @@ def spawn(job: Job) -> None:
     say("spawn began", job.id, job.attempt)
     if job.data.get("stay"):
         time.sleep(600)
+
+
+def prints(job: Job) -> None:
+    """Print in every way there is; then die if ``data["die"]``."""
+    text = job.data["text"]
+    print(text)
+    os.write(1, f"{text} from C\n".encode())
+    subprocess.run(["echo", f"{text} from a child"], check=True)
+    print(f"{text} on stderr", file=sys.stderr)
+    sys.stderr.write("no end of line")
+    if job.data.get("die"):
+        os._exit(9)
 
 
 def flood(job: Job) -> None:

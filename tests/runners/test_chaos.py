@@ -39,6 +39,8 @@ python = "jobs:hold"
 python = "jobs:close_all"
 [handlers.forked_return]
 python = "jobs:forked_return"
+[handlers.daemon]
+python = "ajobs:with_daemon"
 [handlers.sh]
 command = ["sh"]
 """
@@ -218,6 +220,17 @@ def test_a_stopped_worker_that_never_started_its_job_is_replaced(start: Start) -
     until(lambda: gone(pid), "the stopped worker to be ended")
 
 
+@pytest.mark.parametrize("end", ["ttr", "death"])
+def test_daemons_end_with_their_attempt(start: Start, end: str) -> None:
+    """They left process group, session and parent; their worker is killed, or dies by itself."""
+    server, client = serve(start)
+    id = client.insert("daemon", {"end": end}, ttr=2 if end == "ttr" else 60, max_attempts=1)
+    (line,) = server.stdout.wait_for(f"daemon {id}")
+    pid = int(line.split()[2])
+    in_state(client, id, "buried")
+    until(lambda: gone(pid), "the daemon to be ended")
+
+
 def test_workers_die_with_the_server(start: Start) -> None:
     server, client = serve(start, processes=2)
     id = client.insert("hold", "go")
@@ -264,13 +277,15 @@ def test_a_forked_child_that_comes_back_is_no_second_worker(start: Start) -> Non
 
 
 def test_short_jobs_are_fetched_many_at_a_time(pair: ServerProcess) -> None:
+    def calls(name: str) -> int:
+        return int(client.stats()["calls"].get(name, {"count": 0})["count"])
+
     with pair.client() as client:
-        before = client.stats()["calls"]
+        reserves, settles = calls("reserve"), calls("settle")
         ids = client.insert_many([{"type": "note"}] * 2000)
         in_state(client, ids[-1], "done")
-        after = client.stats()["calls"]
-    assert after["reserve"]["count"] - before["reserve"]["count"] < 500
-    assert after["settle"]["count"] - before["settle"]["count"] < 1000
+        assert calls("reserve") - reserves < 500
+        assert calls("settle") - settles < 1000
 
 
 def test_a_slow_job_holds_no_others(start: Start) -> None:

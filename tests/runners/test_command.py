@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -115,6 +116,11 @@ def test_megabytes_of_output_are_read_and_the_end_is_kept(client: Client) -> Non
     assert run(client, script)["state"] == "done"
 
 
+def test_gigabytes_of_output_are_not_kept(running: ServerProcess, client: Client) -> None:
+    assert run(client, "head -c 2G /dev/zero", ttr=600)["state"] == "done"
+    assert all(worker.memory_info().rss < 200_000_000 for worker in running.workers())
+
+
 def test_binary_output_is_shown_as_text(client: Client) -> None:
     error = run(client, "printf '\\377\\376\\0\\033[31mred' >&2; exit 1")["last_error"]
     assert error["traceback"].endswith("[31mred")
@@ -135,6 +141,7 @@ def test_the_environment_is_clean(client: Client) -> None:
     assert found.pop("KQS_JOB_ID") == id
     assert found.pop("KQS_TYPE") == "sh"
     assert found.pop("KQS_ATTEMPT") == "1"
+    assert found.pop("KQS_WORKER")
     shells_own = {"PWD", "SHLVL", "_", "OLDPWD"}
     inherited = {"HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"}
     assert found.keys() - shells_own <= inherited
@@ -173,23 +180,73 @@ def test_what_a_command_leaves_behind_is_ended(running: ServerProcess, client: C
     until(lambda: not psutil.pid_exists(pid), "the child to be ended")
 
 
-def test_a_child_that_holds_the_pipes_open_is_not_waited_for(running: ServerProcess, client: Client) -> None:
-    file = running.folder / "holder"
-    job = run(client, f"setsid sleep 600 & echo $! >{file}; exit 0")
-    assert job["state"] == "done"
-    psutil.Process(int(file.read_text())).kill()
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "setsid sleep 600 &",
+        "(setsid sleep 600 &) &",
+        "setsid sh -c 'setsid sleep 600 & exec setsid sleep 600' &",
+    ],
+    ids=["session", "orphan", "both"],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="orphans are adopted on Linux only")
+def test_what_left_its_session_is_ended_too(running: ServerProcess, client: Client, escape: str) -> None:
+    """And that it holds the pipes open keeps nobody waiting."""
+    id = client.insert("sh", f"{escape} echo $KQS_JOB_ID".encode())
+    assert ended(client, id)["state"] == "done"
+    assert left_of(id) == []
 
 
-def test_a_command_that_stops_itself_is_ended_by_its_ttr(running: ServerProcess, client: Client) -> None:
-    file = running.folder / "stopped"
-    id = client.insert(
-        "sh", f"echo $$ >{file}.new; mv {file}.new {file}; kill -STOP $$".encode(), ttr=0.5, max_attempts=1
-    )
+def left_of(id: str) -> list[psutil.Process]:
+    """Processes of a job that run."""
+
+    def belongs(process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("KQS_JOB_ID") == id
+        except psutil.Error:
+            return False
+
+    return [process for process in psutil.process_iter() if belongs(process)]
+
+
+def test_a_child_that_floods_the_pipes_does_not_keep_the_job(client: Client) -> None:
+    assert run(client, "yes & exit 0")["state"] == "done"
+    assert run(client, "setsid yes >&2 & exit 0")["state"] == "done"
+
+
+def test_closing_both_outputs_ends_nothing(client: Client) -> None:
+    job = run(client, "exec >&- 2>&-; cat <&0 >/dev/null; exit 100")
+    assert (job["state"], job["last_error"]["message"]) == ("buried", "exit status 100 (failed for good)")
+
+
+@pytest.mark.parametrize(
+    "stubborn",
+    ["kill -STOP $$", "trap '' TERM INT HUP; while :; do sleep 600; done", "(setsid sleep 600 &); sleep 600"],
+    ids=["stopped", "deaf", "daemon"],
+)
+def test_whatever_it_does_it_is_ended_by_its_ttr(
+    running: ServerProcess, client: Client, stubborn: str
+) -> None:
+    file = running.folder / "begun"
+    file.unlink(missing_ok=True)
+    script = f"touch {file}; {stubborn}"
+    id = client.insert("sh", script.encode(), ttr=0.5, max_attempts=1)
     until(file.exists, "it to begin")
-    pid = int(file.read_text())
-    until(lambda: not psutil.pid_exists(pid), "it to be ended")
     job = until(lambda: (job := client.job(id))["state"] == "buried" and job)
     assert (job["last_error"]["kind"], job["last_error"]["message"]) == ("ttr", "ttr of 0.5 s exceeded")
+    assert left_of(id) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the environment of processes is seen on Linux")
+def test_when_its_worker_is_killed_nothing_of_it_goes_on(running: ServerProcess, client: Client) -> None:
+    """Not what left the command's session either: the job may be running again."""
+    file = running.folder / "worker"
+    script = f"(setsid sleep 600 &); echo $PPID >{file}.new; mv {file}.new {file}; sleep 600"
+    id = client.insert("sh", script.encode(), max_attempts=1)
+    until(file.exists, "it to begin")
+    psutil.Process(int(file.read_text())).kill()
+    until(lambda: client.job(id)["state"] == "buried", "the attempt to end")
+    assert left_of(id) == []
 
 
 def test_a_program_that_is_gone_is_again(start: Any, tmp_path: Any) -> None:

@@ -38,6 +38,8 @@ python = "jobs:generator"
 python = "jobs:async_generator"
 [handlers."nested"]
 python = "jobs:Holder.method"
+[handlers.prints]
+python = "jobs:prints"
 [handlers.flood]
 python = "jobs:flood"
 [handlers.close_stdio]
@@ -219,7 +221,8 @@ def test_everything_a_job_has(running: ServerProcess, client: Client) -> None:
         "repr": f"<Job {id} type='members' attempt=1>",
     }
     (logged,) = running.stderr.wait_for("something to note")
-    assert f"WARNING members {id} something to note" in logged
+    said = json.loads(logged)
+    assert (said["job"], said["type"], said["level"]) == (id, "members", "warning")
 
 
 def test_progress_is_shown_while_it_runs(running: ServerProcess, client: Client) -> None:
@@ -262,12 +265,45 @@ def test_a_job_nested_as_deep_as_is_taken_runs(running: ServerProcess, client: C
         assert ended(client, wire.ask(line.encode())["m"]["id"])["state"] == "done"
 
 
-def test_much_output_is_passed_on(running: ServerProcess, client: Client) -> None:
-    id = client.insert("flood", 4000)
-    running.stdout.wait_for(f"flood ended {id}")
-    assert running.stdout.text.count("o" * 999) == 4000
-    running.stderr.wait_for("e" * 999, times=4000)
+def printed(running: ServerProcess, id: str, stream: str) -> list[str]:
+    lines = running.logged("output")
+    return [line["line"] for line in lines if (line["job"], line["stream"]) == (id, stream)]
+
+
+def test_what_a_job_prints_is_logged_with_its_id(running: ServerProcess, client: Client) -> None:
+    ids = [client.insert("prints", {"text": f"word {n}"}) for n in range(20)]
+    for n, id in enumerate(ids):
+        running.stderr.wait_for(lambda line, n=n: f"word {n} from a child" in line)
+        assert ended(client, id)["state"] == "done"
+        assert printed(running, id, "stdout") == [f"word {n}", f"word {n} from C", f"word {n} from a child"]
+        assert printed(running, id, "stderr") == [f"word {n} on stderr", "no end of line"]
+
+
+def test_what_a_job_prints_is_seen_while_it_runs(running: ServerProcess, client: Client) -> None:
+    id = client.insert("progress", "print-go")
+    running.stdout.wait_for(f"progress began {id}")
+    assert client.job(id)["state"] == "reserved"
+    (running.folder / "print-go").touch()
     assert ended(client, id)["state"] == "done"
+
+
+def test_the_last_words_of_a_process_are_logged(running: ServerProcess, client: Client) -> None:
+    id = client.insert("prints", {"text": "last words", "die": True})
+    running.stderr.wait_for("last words from a child")
+    assert ended(client, id)["deaths"] == 1
+    assert printed(running, id, "stdout")[0] == "last words"
+
+
+def test_much_output_is_cut(running: ServerProcess, client: Client) -> None:
+    """The job neither waits nor fails for it; the next one's is whole."""
+    id = client.insert("flood", 4000)
+    running.stderr.wait_for("truncated after 65536 bytes")
+    assert ended(client, id)["state"] == "done"
+    lines = printed(running, id, "stdout") + printed(running, id, "stderr")
+    assert 60_000 < sum(map(len, lines)) < 66_000
+    id = client.insert("flood", 3)
+    running.stdout.wait_for(f"flood ended {id}")
+    assert printed(running, id, "stdout") == ["o" * 999] * 3 + [f"flood ended {id}"]
 
 
 def test_a_thread_left_behind_does_not_keep_the_worker(running: ServerProcess, client: Client) -> None:
@@ -281,3 +317,22 @@ def test_closed_streams_hurt_nobody_else(running: ServerProcess, client: Client)
     for id in ids:
         running.stdout.wait_for(f"note began {id}")
         assert ended(client, id)["state"] == "done"
+
+
+@pytest.mark.parametrize("type", ["end", "async.end"])
+@pytest.mark.parametrize("value", [None, 0, "text", {"a": [1, None]}])
+def test_a_wanted_result_is_kept(client: Client, type: str, value: Any) -> None:
+    job = ended(client, _insert_for_result(client, type, {"how": "return", "value": value}))
+    assert (job["state"], job["result"]) == ("done", value)
+
+
+@pytest.mark.parametrize("type", ["end", "async.end"])
+def test_a_result_that_is_not_json_fails(client: Client, type: str) -> None:
+    job = ended(client, _insert_for_result(client, type, {"how": "return_object"}))
+    assert (job["state"], job["last_error"]["kind"]) == ("buried", "result")
+    job = end(client, "return_object", None, type)
+    assert job["state"] == "done"  # nobody wants it
+
+
+def _insert_for_result(client: Client, type: str, data: Any) -> str:
+    return str(client.call("insert", {"type": type, "data": data, "result_ttl": 60})["id"])

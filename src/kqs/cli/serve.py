@@ -11,6 +11,8 @@ import click
 import msgspec
 import structlog
 
+from ..runners.log import AS_JSON
+
 
 @click.command()
 @click.option("--config", "config_path", envvar="KQS_CONFIG", metavar="FILE", help="Settings (kqs.toml).")
@@ -29,7 +31,7 @@ import structlog
 )
 @click.option("--watch", is_flag=True, help="Reload when the config or a handler's code changes.")
 @click.option("--insecure", is_flag=True, help="Listen beyond this machine although nothing is encrypted.")
-@click.option("--log-json", is_flag=True, help="Log as JSON lines.")
+@click.option("--log-json", envvar=AS_JSON, is_flag=True, help="Log as JSON lines.")
 def serve(
     config_path: str | None,
     data: str | None,
@@ -91,7 +93,9 @@ def serve(
 
 
 def configure_log(as_json: bool) -> None:
-    """Log to stderr: stdout belongs to the handlers."""
+    """Log to stderr: stdout belongs to the ``ping`` handler's line."""
+    if as_json:
+        os.environ[AS_JSON] = "1"  # workers log the same way
     renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
     structlog.configure(
         processors=[
@@ -100,5 +104,5 @@ def configure_log(as_json: bool) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # one write a line: workers write there, too
     )

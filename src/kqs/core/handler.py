@@ -29,9 +29,23 @@ class Job:
         inserted_at: when it was accepted (aware, UTC).
         deadline: when the lease ends, unless renewed (aware, UTC).
         log: a logger whose lines carry the job's id and type.
+        binary: whether the payload is bytes, not JSON.
+        wants_result: whether what the handler returns is kept.
     """
 
-    __slots__ = ("_link", "attempt", "data", "deadline", "id", "inserted_at", "log", "prio", "type")
+    __slots__ = (
+        "_link",
+        "attempt",
+        "binary",
+        "data",
+        "deadline",
+        "id",
+        "inserted_at",
+        "log",
+        "prio",
+        "type",
+        "wants_result",
+    )
 
     def __init__(
         self,
@@ -45,6 +59,8 @@ class Job:
         deadline: dt.datetime,
         log: Any,
         link: JobLink,
+        binary: bool = False,
+        wants_result: bool = False,
     ) -> None:
         self.id = id
         self.type = type
@@ -54,6 +70,8 @@ class Job:
         self.inserted_at = inserted_at
         self.deadline = deadline
         self.log = log
+        self.binary = binary
+        self.wants_result = wants_result
         self._link = link
 
     def progress(self, fraction: float | None = None, message: str = "") -> None:

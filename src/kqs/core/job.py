@@ -129,8 +129,8 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     """The settings few jobs have; journaled as JSON beside the fixed fields, absent when all are default.
 
     Attributes:
-        expires: microseconds after its insert at which it is buried unrun; 0 for never.
-        result_ttl: microseconds its result is kept; 0 keeps none.
+        expires: microseconds after it was inserted when it is buried unless it runs; 0: never.
+        result_ttl: microseconds its result is kept; 0: none is.
     """
 
     max_attempts: int = 0
@@ -363,14 +363,7 @@ def check_job(
         or job.expires is not UNSET
         or job.result_ttl is not UNSET
     ):
-        defaults = settings.defaults
-        options = JobOptions(
-            max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
-            retry=defaults.retry if job.retry is UNSET else job.retry,
-            key=None if job.key is UNSET else job.key,
-            expires=options.expires if job.expires is UNSET else ceil(job.expires * SECOND),
-            result_ttl=options.result_ttl if job.result_ttl is UNSET else ceil(job.result_ttl * SECOND),
-        )
+        options = _own_options(job, settings)
     if (
         job.key is not UNSET
         or job.unique is not UNSET
@@ -395,6 +388,18 @@ def check_job(
         delay,
         settings.ttr if job.ttr is UNSET else round(job.ttr * 1000) or 1,
         options,
+    )
+
+
+def _own_options(job: JobFields, settings: TypeSettings) -> JobOptions:
+    """The options of a job that says some of them itself."""
+    defaults, given = settings.defaults, settings.options
+    return JobOptions(
+        max_attempts=defaults.max_attempts if job.max_attempts is UNSET else job.max_attempts,
+        retry=defaults.retry if job.retry is UNSET else job.retry,
+        key=None if job.key is UNSET else job.key,
+        expires=given.expires if job.expires is UNSET else ceil(job.expires * SECOND),
+        result_ttl=given.result_ttl if job.result_ttl is UNSET else ceil(job.result_ttl * SECOND),
     )
 
 

@@ -33,6 +33,7 @@ class Event(IntEnum):
     KICK = 8
     DELETE = 9
     RESCUE = 10
+    CANCEL = 12
     #: Never journaled: a delay that is over is told by the due time.
     DUE = 255
 
@@ -53,6 +54,8 @@ TABLE: Final[dict[tuple[State, Event], State]] = {
     (State.RESERVED, Event.RESCUE): State.READY,
     (State.RESERVED, Event.BURY): State.BURIED,
     (State.RESERVED, Event.DELETE): State.DONE,
+    #: The job ends with its lease, unless that is acked first.
+    (State.RESERVED, Event.CANCEL): State.RESERVED,
     (State.BURIED, Event.KICK): State.READY,
     (State.BURIED, Event.DELETE): State.DONE,
 }

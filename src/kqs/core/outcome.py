@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from http import HTTPStatus
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from ..errors import KQSError
 from .retry import Seconds
@@ -43,7 +44,8 @@ class Reason(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True
 
     Attributes:
         message: one line.
-        kind: the exception's class, or exit, signal, ttr, worker_died.
+        kind: the exception's class, or exit, signal, http, network, result, ttr, worker_died (alone) or
+            suspect (with others).
         traceback: the handler's own frames, or None.
     """
 
@@ -59,15 +61,18 @@ class Attempted(Struct, frozen=True):
         outcome: ok, again or fail.
         delay: seconds until it may run again, or None for the job's retry policy.
         reason: why not ok.
+        result: JSON text of what the handler returned, or None; only made when the job wants one.
     """
 
     outcome: OutcomeName
     delay: float | None = None
     reason: Reason | None = None
+    result: bytes | None = None
 
     def settlement(self, receipt: str) -> Settlement:
         """What to tell the server."""
-        return Settlement(receipt, self.outcome, delay=self.delay, reason=self.reason)
+        result = UNSET if self.result is None else Raw(self.result)
+        return Settlement(receipt, self.outcome, result=result, delay=self.delay, reason=self.reason)
 
 
 OK = Attempted("ok")
@@ -79,7 +84,7 @@ class Settlement(Struct, omit_defaults=True, forbid_unknown_fields=True):
     Attributes:
         receipt: the lease it settles.
         outcome: ok, again, fail, or release (not run; costs no attempt).
-        result: JSON value the handler returned (kept only where results are).
+        result: JSON value the handler returned; kept when the job has a ``result_ttl``.
         delay: seconds until it may run again (again, release).
         prio: new priority (again, release).
         reason: why not ok: a text, or ``{message, kind?, traceback?}``.
@@ -87,7 +92,7 @@ class Settlement(Struct, omit_defaults=True, forbid_unknown_fields=True):
 
     receipt: str
     outcome: OutcomeName
-    result: Any = None
+    result: Raw | UnsetType = UNSET
     delay: Seconds | None = None
     prio: Literal["urgent", "high", "normal", "low", "bulk"] | None = None
     reason: Annotated[str, Meta(max_length=65536)] | Reason | None = None
@@ -108,3 +113,26 @@ def exit_outcome(status: int) -> tuple[OutcomeName, str | None]:
     if status in (75, 111):
         return "again", f"exit status {status} (try again later)"
     return "again", f"exit status {status}"
+
+
+#: Statuses below 500 that pass: request timeout, too early, too many requests.
+_PASSING = (408, 425, 429)
+
+
+def status_outcome(status: int) -> tuple[OutcomeName, str | None]:
+    """The outcome of an HTTP response's status, and why (DESIGN section 8).
+
+    A redirect is a failure: it is not followed, and the payload was not taken.
+
+    Args:
+        status: of the final response.
+    """
+    if 200 <= status < 300:
+        return "ok", None
+    try:
+        reason = f"HTTP status {status} ({HTTPStatus(status).phrase})"
+    except ValueError:
+        reason = f"HTTP status {status}"
+    if 300 <= status < 400:
+        return "fail", f"{reason}: redirects are not followed"
+    return "again" if status in _PASSING or status >= 500 else "fail", reason

@@ -19,6 +19,30 @@ class ReadyQueue:
 
     def __init__(self) -> None:
         self._lanes: list[dict[str, NumberQueue]] = [{} for _ in range(PRIORITIES)]
+        self._held: dict[str, list[NumberQueue | None]] = {}
+
+    def hold(self, type_: str) -> None:
+        """Give out no job of a type until :meth:`let_go`."""
+        if type_ not in self._held:
+            self._held[type_] = [lanes.pop(type_, None) for lanes in self._lanes]
+
+    def let_go(self, type_: str) -> None:
+        """The end of a :meth:`hold`."""
+        for lanes, lane in zip(self._lanes, self._held.pop(type_, ()), strict=False):
+            if lane is not None:
+                lanes[type_] = lane
+
+    def _lane(self, prio: int, type_: str) -> NumberQueue:
+        """Where jobs of a type and priority wait."""
+        if self._held and (held := self._held.get(type_)) is not None:
+            lane = held[prio]
+            if lane is None:
+                lane = held[prio] = NumberQueue()
+            return lane
+        lane = self._lanes[prio].get(type_)
+        if lane is None:
+            lane = self._lanes[prio][type_] = NumberQueue()
+        return lane
 
     def push(self, prio: int, type_: str, number: int) -> None:
         """A job became ready.
@@ -28,18 +52,11 @@ class ReadyQueue:
             type_: its job type.
             number: its number; lower runs first.
         """
-        lanes = self._lanes[prio]
-        lane = lanes.get(type_)
-        if lane is None:
-            lane = lanes[type_] = NumberQueue()
-        lane.push(number)
+        self._lane(prio, type_).push(number)
 
     def extend(self, prio: int, type_: str, numbers: list[int]) -> None:
         """:meth:`push` for many, in ascending order."""
-        lane = self._lanes[prio].get(type_)
-        if lane is None:
-            lane = self._lanes[prio][type_] = NumberQueue()
-        lane.extend(numbers)
+        self._lane(prio, type_).extend(numbers)
 
     def pop(self, types: Collection[str], limit: int, still_ready: Callable[[int, int], bool]) -> list[int]:
         """Take up to ``limit`` jobs, most urgent first, oldest first among equals.

@@ -12,7 +12,8 @@ from struct import error as StructError  # noqa: N812
 from typing import Final, NamedTuple
 from zlib import crc32
 
-FORMAT: Final = 1
+#: Format 2 added the kinds from CANCEL on (but KEYS), FLAG_CANCELLED, and options of jobs (ADR 0008).
+FORMAT: Final = 2
 SEGMENT_MAGIC: Final = b"KQSSEG\r\n"
 FRAME_MAGIC: Final = 0x4D52464B  # "KFRM"
 FRAME_MAGIC_BYTES: Final = b"KFRM"
@@ -40,17 +41,21 @@ EVENT_FIXED: Final = _EVENT.size
 ACCEPT: Final = 1
 LEASE: Final = 2
 RENEW: Final = 3
-#: 4..10 are the events of core/lifecycle.py.
-EVENTS: Final = frozenset(range(2, 11))
+#: 4..10 and 12 are the events of core/lifecycle.py.
+CANCEL: Final = 12
+EVENTS: Final = frozenset((*range(2, 11), CANCEL))
 CARRY: Final = 11
 KEYS: Final = 14
+RESULT: Final = 15
+PAUSE: Final = 16
 
 FLAG_BINARY: Final = 1
 FLAG_BULK: Final = 2
 FLAG_LOCAL: Final = 4
+FLAG_CANCELLED: Final = 8
 ACCEPT_FLAGS: Final = FLAG_BINARY | FLAG_BULK
 _EVENT_FLAGS: Final = FLAG_LOCAL
-_CARRY_FLAGS: Final = FLAG_BINARY | FLAG_BULK | FLAG_LOCAL
+_CARRY_FLAGS: Final = FLAG_BINARY | FLAG_BULK | FLAG_LOCAL | FLAG_CANCELLED
 
 
 #: Raised by ``unpack_from`` at the end of a buffer.
@@ -296,14 +301,14 @@ def encode_carry(
     return body + crc32(body).to_bytes(4, "little")
 
 
-def encode_keys(sequence: int, data: bytes) -> bytes:
-    """An entry of idempotency keys carried forward; they are data, options end at 64 KiB."""
-    body = _ENTRY.pack(KEYS, 0, 0, ENTRY_MIN + len(data), sequence) + data
+def encode_data(kind: int, sequence: int, data: bytes) -> bytes:
+    """An entry that is of no job: keys, a pause, a result. It holds data, as options end at 64 KiB."""
+    body = _ENTRY.pack(kind, 0, 0, ENTRY_MIN + len(data), sequence) + data
     return body + crc32(body).to_bytes(4, "little")
 
 
-def decode_keys(entry: bytes) -> bytes:
-    """The data of a keys entry.
+def decode_data(entry: bytes) -> bytes:
+    """The data of an entry that :func:`encode_data` made.
 
     Raises:
         Damaged: its length is impossible.
@@ -311,9 +316,9 @@ def decode_keys(entry: bytes) -> bytes:
     """
     _kind, flags, options_length, length, _sequence = _ENTRY.unpack_from(entry)
     if length != len(entry) or options_length:
-        raise Damaged(0, "a keys entry's length is impossible")
+        raise Damaged(0, "a data entry's length is impossible")
     if flags:
-        raise Newer(f"keys flags {flags}")
+        raise Newer(f"flags {flags} of a data entry")
     return entry[ENTRY_HEADER:-4]
 
 

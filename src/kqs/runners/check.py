@@ -12,6 +12,7 @@ import msgspec
 
 from ..core.job import JobSettings
 from ..errors import ConfigError
+from ..ports import AsyncRunner
 from . import code
 from .load import app_jobs, load
 from .spec import WorkerSpec
@@ -39,7 +40,9 @@ class Checked(msgspec.Struct, frozen=True):
 def main() -> int:
     spec = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSpec)
     try:
-        runners = load(spec)
+        runners, errors = load(spec)
+        if errors:
+            raise errors[0]
         functions = app_jobs(spec)
         for function in functions.values():
             function.check()
@@ -49,7 +52,7 @@ def main() -> int:
     roots = code.imported(spec.path) if spec.path is not None else []
     checked = Checked(
         app={type_: function.settings for type_, function in functions.items()},
-        blocking=sorted(type_ for type_, runner in runners.items() if not hasattr(runner, "arun")),
+        blocking=sorted(type_ for type_, runner in runners.items() if not isinstance(runner, AsyncRunner)),
         roots=roots,
         stamp=code.stamp(roots),
     )

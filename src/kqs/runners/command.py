@@ -4,25 +4,45 @@ from __future__ import annotations
 
 import os
 import selectors
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from contextlib import suppress
+from typing import IO
 
 from ..core.handler import Job
 from ..core.outcome import OK, Attempted, Reason, exit_outcome
-from .process import die_with_parent
+from . import marked
+from .output import KEEP, text, too_large, with_result
+from .process import descendants, die_with_parent
 
-#: Bytes of each of stdout and stderr that are kept: the last ones.
-KEEP = 8 * 1024
-#: What a command inherits of the worker's environment.
-_ENVIRONMENT = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER")
-#: How often a command that closed neither pipe is looked at, seconds.
+#: Bytes of stdout that make a result.
+MAX_OUTPUT = 64 * 1024
+#: What a command inherits of the worker's environment; by the mark it is found when the worker was killed.
+_ENVIRONMENT = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    marked.NAME,
+)
+#: How often a command that says nothing and closes neither pipe is looked at, seconds.
 _LOOK = 0.05
+#: Bytes read at once; a pipe holds as many by default.
+_PART = 64 * 1024
+#: Most that is read of each pipe after the command's end: what a pipe can hold (pipe(7), pipe-max-size).
+_LEFT_OVER = 1024 * 1024
 
 
 class CommandRunner:
     """See :class:`kqs.ports.Runner`.
+
+    When the command ends, all that it started and that still runs is killed.
 
     Args:
         argv: program and arguments, the same for every job.
@@ -39,78 +59,113 @@ class CommandRunner:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= self._env
         environment |= {"KQS_JOB_ID": job.id, "KQS_TYPE": job.type, "KQS_ATTEMPT": str(job.attempt)}
-        try:
-            process = subprocess.Popen(
-                self._argv,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=environment,
-                process_group=0,
-                preexec_fn=die_with_parent,
-            )
-        except (OSError, ValueError) as error:
-            return Attempted("again", None, Reason(f"cannot start {self._argv[0]}: {error}", "command"))
-        try:
-            output = _converse(process, payload)
-            status = process.wait()
-        finally:
-            _kill_group(process.pid)
+        with descendants() as end_descendants:
+            try:
+                process = subprocess.Popen(
+                    self._argv,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    bufsize=0,
+                    env=environment,
+                    process_group=0,
+                    preexec_fn=die_with_parent,
+                )
+            except (OSError, ValueError) as error:
+                return Attempted("again", None, Reason(f"cannot start {self._argv[0]}: {error}", "command"))
+            with _Pipes(process, payload) as pipes:
+                pipes.converse()
+                status = process.wait()
+                end_descendants()
+                pipes.drain()
         outcome, reason = exit_outcome(status)
-        if reason is None:
+        if reason is not None:
+            said = text(pipes.stderr.last(KEEP)) or text(pipes.stdout.last(KEEP))
+            return Attempted(outcome, None, Reason(reason, "signal" if status < 0 else "exit", said))
+        if not job.wants_result:
             return OK
-        last = (output[1] or output[0]).decode("utf-8", "replace").strip()
-        kind = "signal" if status < 0 else "exit"
-        return Attempted(outcome, None, Reason(reason, kind, last or None))
+        if pipes.stdout.size > MAX_OUTPUT:
+            return too_large(MAX_OUTPUT)
+        return with_result(pipes.stdout.last(MAX_OUTPUT))
 
 
-def _kill_group(group: int) -> None:
-    """End what the command left running behind it."""
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
+class _Output:
+    """One of the pipes a command writes to; of what it writes the last bytes are kept.
 
-
-def _converse(process: subprocess.Popen[bytes], payload: bytes) -> tuple[bytes, bytes]:
-    """Feed stdin and read both outputs at once, so that no full pipe blocks either side.
-
-    Returns:
-        The last bytes of stdout and of stderr. A child left behind with the pipes open is not waited for.
+    Attributes:
+        size: bytes written so far.
     """
-    stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
-    assert stdin is not None and stdout is not None and stderr is not None
-    kept: dict[IO[bytes], bytes] = {stdout: b"", stderr: b""}
-    view = memoryview(payload)
-    with selectors.DefaultSelector() as selector, stdin, stdout, stderr:
-        for end in (stdin, stdout, stderr):
-            os.set_blocking(end.fileno(), False)
-        selector.register(stdin, selectors.EVENT_WRITE)
-        selector.register(stdout, selectors.EVENT_READ)
-        selector.register(stderr, selectors.EVENT_READ)
-        while selector.get_map():
-            ready = selector.select(_LOOK)
-            if not ready and process.poll() is not None:
-                break
-            for key, _events in ready:
-                pipe: Any = key.fileobj
-                if pipe is stdin:
-                    view = _feed(stdin, view)
-                    if not view:
-                        selector.unregister(stdin)
-                        stdin.close()
-                elif part := os.read(pipe.fileno(), 65536):
-                    kept[pipe] = (kept[pipe] + part)[-KEEP:]
-                else:
-                    selector.unregister(pipe)
-    return kept[stdout], kept[stderr]
+
+    def __init__(self, pipe: IO[bytes], keep: int) -> None:
+        self.pipe = pipe
+        self.size = 0
+        self._keep = keep
+        self._kept = b""
+
+    def read(self) -> int:
+        """Take what is there; returns how much, 0 at the end.
+
+        Raises:
+            BlockingIOError: nothing is there now.
+        """
+        part = os.read(self.pipe.fileno(), _PART)
+        self.size += len(part)
+        self._kept = (self._kept + part)[-self._keep :]
+        return len(part)
+
+    def last(self, size: int) -> bytes:
+        return self._kept[-size:]
 
 
-def _feed(stdin: IO[bytes], view: memoryview) -> memoryview:
-    """Write what fits; what is left, nothing when the command does not read on."""
-    try:
-        return view[os.write(stdin.fileno(), view) :]
-    except BlockingIOError:
-        return view
-    except BrokenPipeError:
-        return view[:0]
+class _Pipes:
+    """Both ways of talking to a command at once, so that no full pipe blocks either side."""
+
+    def __init__(self, process: subprocess.Popen[bytes], payload: bytes) -> None:
+        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        self._process = process
+        self._stdin = process.stdin
+        self._unsent = memoryview(payload)
+        self.stdout = _Output(process.stdout, MAX_OUTPUT)
+        self.stderr = _Output(process.stderr, KEEP)
+
+    def __enter__(self) -> _Pipes:
+        for pipe in (self._stdin, self.stdout.pipe, self.stderr.pipe):
+            os.set_blocking(pipe.fileno(), False)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        for pipe in (self._stdin, self.stdout.pipe, self.stderr.pipe):
+            pipe.close()
+
+    def converse(self) -> None:
+        """Return when the command has ended, or has closed all its ends of the pipes."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdin, selectors.EVENT_WRITE)
+            selector.register(self.stdout.pipe, selectors.EVENT_READ, self.stdout)
+            selector.register(self.stderr.pipe, selectors.EVENT_READ, self.stderr)
+            while selector.get_map() and self._process.poll() is None:
+                for key, _events in selector.select(_LOOK):
+                    if key.data is None:
+                        self._feed()
+                        if not self._unsent:
+                            selector.unregister(self._stdin)
+                            self._stdin.close()
+                    elif not key.data.read():
+                        selector.unregister(key.data.pipe)
+
+    def drain(self) -> None:
+        """Take what an ended command left in its pipes; what still holds them open is not waited for."""
+        for output in (self.stdout, self.stderr):
+            most = output.size + _LEFT_OVER
+            with suppress(BlockingIOError):
+                while output.read() and output.size < most:
+                    pass
+
+    def _feed(self) -> None:
+        """Write what fits; nothing is left to write when the command does not read on."""
+        try:
+            self._unsent = self._unsent[os.write(self._stdin.fileno(), self._unsent) :]
+        except BlockingIOError:
+            pass
+        except BrokenPipeError:
+            self._unsent = self._unsent[:0]

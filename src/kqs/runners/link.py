@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Collection
 from time import monotonic, sleep
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
@@ -20,8 +22,10 @@ from ..errors import ConnectionFailed
 
 #: Settlements wait this long for company, seconds.
 GATHER = 0.002
+#: Most settlements that wait.
+MAX_GATHERED = 1000
 #: A reply may hold 10,000 payloads.
-_MAX_REPLY = 1 << 31
+MAX_REPLY = 1 << 31
 
 
 class Leased(Struct, gc=False):
@@ -36,6 +40,8 @@ class Leased(Struct, gc=False):
     inserted_at: str
     data: Raw | UnsetType = UNSET
     data64: bytes | UnsetType = UNSET
+    result: bool = False
+    deaths: int = 0
 
     @property
     def payload(self) -> bytes:
@@ -49,10 +55,45 @@ class _Reserved(Struct):
 
 class _Renewed(Struct):
     renewed: list[str]
+    cancelled: list[str] = []
 
 
 _reserved = msgspec.json.Decoder(_Reserved)
 _renewed = msgspec.json.Decoder(_Renewed)
+
+
+def reserve_argument(limit: int, wait: float, types: Collection[str] | None) -> bytes:
+    """The argument of a ``reserve``.
+
+    Args:
+        limit: most jobs.
+        wait: seconds the server may wait for the first.
+        types: job types, or None for all that the connection is for.
+    """
+    argument: dict[str, Any] = {"max": limit, "wait": wait}
+    return msgspec.json.encode(argument if types is None else {**argument, "types": sorted(types)})
+
+
+def progress_argument(receipt: str, fraction: float | None, message: str) -> bytes:
+    """The argument of a ``renew`` that tells how far a job is."""
+    progress = {"message": message} if fraction is None else {"fraction": fraction, "message": message}
+    return msgspec.json.encode({"receipts": [receipt], "progress": progress})
+
+
+def renew_argument(receipts: list[str]) -> bytes:
+    """The argument of a ``renew``."""
+    return msgspec.json.encode({"receipts": receipts})
+
+
+def leases_of(value: bytes) -> list[Leased]:
+    """The jobs in the answer to a ``reserve``."""
+    return _reserved.decode(value).jobs
+
+
+def renewed_of(value: bytes) -> set[str]:
+    """The receipts, in the answer to a ``renew``, that are still current and whose jobs are still wanted."""
+    answer = _renewed.decode(value)
+    return set(answer.renewed).difference(answer.cancelled)
 
 
 class Link:
@@ -60,11 +101,13 @@ class Link:
 
     Args:
         sock: connected to the server.
+        types: job types to ask for, or None for all that the connection is for.
     """
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, types: Collection[str] | None = None) -> None:
         self._socket = sock
-        self._reader = LineReader(_MAX_REPLY)
+        self._types = types
+        self._reader = LineReader(MAX_REPLY)
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
         self._calls = 0
@@ -84,22 +127,19 @@ class Link:
             limit: most jobs.
             wait: seconds the server may wait for the first.
         """
-        return self._send("reserve", msgspec.json.encode({"max": limit, "wait": wait}))
+        return self._send("reserve", reserve_argument(limit, wait, self._types))
 
     def leases(self, call: str) -> list[Leased]:
         """The jobs a ``reserve`` got; waits for its reply."""
-        return _reserved.decode(self._reply(call)).jobs
+        return leases_of(self._reply(call))
 
     def renew(self, receipts: list[str]) -> set[str]:
-        """Start the ttr of leases anew; returns the receipts that are still current."""
-        call = self._send("renew", msgspec.json.encode({"receipts": receipts}))
-        return set(_renewed.decode(self._reply(call)).renewed)
+        """Start the ttr of leases anew; returns the receipts still current, their jobs not cancelled."""
+        return renewed_of(self._reply(self._send("renew", renew_argument(receipts))))
 
     def progress(self, receipt: str, fraction: float | None, message: str) -> None:
         """Tell how far a job is, without waiting; its lease starts anew."""
-        progress = {"message": message} if fraction is None else {"fraction": fraction, "message": message}
-        argument = msgspec.json.encode({"receipts": [receipt], "progress": progress})
-        self._send("renew", argument, ignore=True)
+        self._send("renew", progress_argument(receipt, fraction, message), ignore=True)
 
     # -- settlements ----------------------------------------------------------------------------
 
@@ -110,7 +150,7 @@ class Link:
                 self._unsent_since = monotonic()
                 self._some.set()
             self._unsent.append(settlement)
-            if monotonic() - self._unsent_since >= GATHER or len(self._unsent) >= 1000:
+            if monotonic() - self._unsent_since >= GATHER or len(self._unsent) >= MAX_GATHERED:
                 self._flush()
 
     def flush(self) -> None:

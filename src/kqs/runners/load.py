@@ -7,30 +7,48 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+from ..core.handler import Job
 from ..errors import ConfigError
-from ..ports import Runner
+from ..ports import AsyncRunner, Runner
 from .command import CommandRunner
-from .python import PythonRunner
+from .python import AsyncPythonRunner, PythonRunner, is_async
 from .spec import HandlerSpec, WorkerSpec
 
 
-def load(spec: WorkerSpec) -> dict[str, Runner]:
+class Loaded(NamedTuple):
+    """What a worker can run, and why it cannot run the rest."""
+
+    runners: dict[str, Runner | AsyncRunner]
+    errors: list[ConfigError]
+
+
+def load(spec: WorkerSpec) -> Loaded:
     """The runner of each job type of a worker.
 
-    Raises:
-        ConfigError: a handler can't be imported or found; names it, the reason and the line.
+    A handler that can't be imported or found is among the errors, which name it, the reason and the line.
     """
     if spec.path is not None and spec.path not in sys.path:
         sys.path.insert(0, spec.path)
-    runners = {type_: _runner(type_, handler, spec.env) for type_, handler in spec.handlers.items()}
-    for type_, function in app_jobs(spec).items():
-        if type_ in runners:
-            raise ConfigError(f"job type {type_!r} has a handler in the config and one in --app {spec.app}")
-        runners[type_] = PythonRunner(function.run)
-    return runners
+    runners: dict[str, Runner | AsyncRunner] = {}
+    errors: list[ConfigError] = []
+    for type_, handler in spec.handlers.items():
+        try:
+            runners[type_] = _runner(type_, handler, spec.env)
+        except ConfigError as error:
+            errors.append(error)
+    try:
+        for type_, function in app_jobs(spec).items():
+            if type_ in spec.handlers:
+                raise ConfigError(
+                    f"job type {type_!r} has a handler in the config and one in --app {spec.app}"
+                )
+            runners[type_] = python_runner(function, function.run)
+    except ConfigError as error:
+        errors.append(error)
+    return Loaded(runners, errors)
 
 
 def app_jobs(spec: WorkerSpec) -> dict[str, Any]:
@@ -44,18 +62,39 @@ def app_jobs(spec: WorkerSpec) -> dict[str, Any]:
     return jobs
 
 
-def _runner(type_: str, handler: HandlerSpec, env: Mapping[str, str]) -> Runner:
+def python_runner(function: Any, run: Callable[[Job], Any]) -> Runner | AsyncRunner:
+    """The runner of a Python function.
+
+    Args:
+        function: tells whether it is asynchronous.
+        run: called with the job.
+    """
+    return AsyncPythonRunner(run) if is_async(function) else PythonRunner(run)
+
+
+def _runner(type_: str, handler: HandlerSpec, env: Mapping[str, str]) -> Runner | AsyncRunner:
     if handler.python is not None:
         where = f"handlers.{type_}: {handler.python}"
         function = _resolve(handler.python, where)
         if not callable(function):
             raise ConfigError(f"{where}: is a {type(function).__name__}, not callable")
-        return PythonRunner(function)
+        return python_runner(function, function)
+    if handler.http is not None:
+        return _http(type_, handler, handler.http)
     argv = handler.command or []
     program = shutil.which(argv[0])
     if program is None:
         raise ConfigError(f"handlers.{type_}: command {argv[0]!r} is not found or not executable")
     return CommandRunner([os.path.abspath(program), *argv[1:]], env)
+
+
+def _http(type_: str, handler: HandlerSpec, url: str) -> AsyncRunner:
+    from .http import HttpRunner  # its libraries take long to import, and few workers need them
+
+    try:
+        return HttpRunner(url, secret=handler.secret, timeout=handler.timeout, allow=handler.allow)
+    except ConfigError as error:
+        raise ConfigError(f"handlers.{type_}.http: {error}") from None
 
 
 def _resolve(path: str, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Runs a Python callable for a job and makes a value of whatever it does."""
+"""Runs a Python callable for a job, on its own or on an event loop, and makes a value of whatever it does."""
 
 from __future__ import annotations
 
@@ -6,54 +6,127 @@ import asyncio
 import contextvars
 import inspect
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
+
+import msgspec
 
 from ..core.handler import Job
 from ..core.outcome import OK, Again, Attempted, Fail, Reason
 from ..core.retry import MAX_SECONDS
+from ..ports import AsyncRunner
+
+T = TypeVar("T")
 
 #: Characters of a message and of a traceback that travel; of a traceback the last ones.
 MAX_MESSAGE = 4000
 MAX_TRACEBACK = 8000
+#: Bytes of a result as JSON: its settlement must fit a line of the wire.
+MAX_RESULT = 8 * 1024 * 1024
 
 
 class PythonRunner:
     """See :class:`kqs.ports.Runner`.
 
     Args:
-        function: called with the job; what a coroutine function returns is awaited on a loop that lives as
-            long as the runner.
+        function: called with the job; a coroutine it returns is awaited.
     """
 
     decodes = True
 
     def __init__(self, function: Callable[[Job], Any]) -> None:
         self._function = function
-        self._loop: asyncio.Runner | None = None
 
     def run(self, job: Job, payload: bytes) -> Attempted:
         context = contextvars.copy_context()  # what a job sets there, the next one does not see
         try:
             value = context.run(self._function, job)
             if inspect.iscoroutine(value):
-                self._await(value, context)
-            elif inspect.isgenerator(value) or inspect.isasyncgen(value):
-                return Attempted("fail", None, Reason("the handler is a generator: calling it runs nothing"))
-        except Again as again:
-            reason = Reason(wire_text(again.reason) or "asked to run again", "Again")
-            return Attempted("again", _delay(again.delay), reason)
-        except Fail as fail:
-            return Attempted("fail", None, Reason(wire_text(fail.reason) or "failed for good", "Fail"))
+                value = on_loop(value, context)
         except BaseException as error:  # SystemExit too: the worker outlives its jobs
-            return Attempted("again", None, reason_of(error))
-        return OK
+            return raised(error)
+        return returned(value, job)
 
-    def _await(self, coroutine: Any, context: contextvars.Context) -> None:
-        if self._loop is None:
-            self._loop = asyncio.Runner()
-        self._loop.run(coroutine, context=context)
+
+class OneAtATime:
+    """See :class:`kqs.ports.Runner`: runs the attempts of an asynchronous runner to their ends.
+
+    Args:
+        runner: what it runs.
+    """
+
+    def __init__(self, runner: AsyncRunner) -> None:
+        self.decodes = runner.decodes
+        self._runner = runner
+
+    def run(self, job: Job, payload: bytes) -> Attempted:
+        try:
+            return on_loop(self._runner.arun(job, payload), contextvars.copy_context())
+        except BaseException as error:  # of a task beside the handler's own, SystemExit
+            return raised(error)
+
+
+def on_loop(coroutine: Coroutine[Any, Any, T], context: contextvars.Context) -> T:
+    """Run a coroutine on the loop all attempts of this process share, one at a time."""
+    global _loop
+    if _loop is None:
+        _loop = asyncio.Runner()
+    return _loop.run(coroutine, context=context)
+
+
+_loop: asyncio.Runner | None = None
+
+
+class AsyncPythonRunner:
+    """See :class:`kqs.ports.AsyncRunner`.
+
+    Args:
+        function: called with the job; returns a coroutine.
+    """
+
+    decodes = True
+
+    def __init__(self, function: Callable[[Job], Any]) -> None:
+        self._function = function
+
+    async def arun(self, job: Job, payload: bytes) -> Attempted:
+        try:
+            value = await self._function(job)
+        except BaseException as error:  # CancelledError too: who cancelled it knows
+            return raised(error)
+        return returned(value, job)
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling it gives a coroutine, as far as can be told without calling it."""
+    plain = inspect.unwrap(function)
+    return inspect.iscoroutinefunction(plain) or inspect.iscoroutinefunction(type(plain).__call__)
+
+
+def returned(value: Any, job: Job) -> Attempted:
+    """What an attempt came to whose handler returned."""
+    if inspect.isgenerator(value) or inspect.isasyncgen(value):
+        return Attempted("fail", None, Reason("the handler is a generator: calling it runs nothing"))
+    if not job.wants_result:
+        return OK
+    try:
+        result = msgspec.json.encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        return Attempted("fail", None, Reason(f"the result is not JSON: {wire_text(error)}", "result"))
+    if len(result) > MAX_RESULT:
+        return Attempted("fail", None, Reason(f"the result is larger than {MAX_RESULT} bytes", "result"))
+    return Attempted("ok", result=result)
+
+
+def raised(error: BaseException) -> Attempted:
+    """What an attempt came to whose handler raised."""
+    if isinstance(error, Again):
+        reason = Reason(wire_text(error.reason) or "asked to run again", "Again")
+        return Attempted("again", _delay(error.delay), reason)
+    if isinstance(error, Fail):
+        return Attempted("fail", None, Reason(wire_text(error.reason) or "failed for good", "Fail"))
+    return Attempted("again", None, reason_of(error))
 
 
 def wire_text(text: object, longest: int = MAX_MESSAGE) -> str:

@@ -1,12 +1,12 @@
-"""``python -m kqs.runners.worker FD FD``: a worker process, one attempt at a time.
+"""``python -m kqs.runners.worker FD..``: a worker process.
 
-The server starts it with a connected socket and a :mod:`marker <kqs.runners.marker>` page, tells it on stdin
-what to run, and is the only one to end an attempt that overruns its ttr: it kills this process.
+Its supervisor starts it with a connected socket, a :mod:`marker <kqs.runners.marker>` and, where output is
+captured, its :mod:`streams <kqs.runners.capture>`, tells it on stdin what to run, and is the only one to end
+an attempt that can't be ended from inside: it kills this process.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import io
 import logging
 import os
@@ -15,27 +15,27 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
+from fcntl import F_GETFD, fcntl
 from time import monotonic
 from typing import Any
 
 import msgspec
 
-from ..core.handler import Job
-from ..core.outcome import Attempted, Reason, Settlement
+from ..core.outcome import Attempted, Settlement
 from ..errors import ConfigError, ConnectionFailed
-from ..ports import Runner
+from ..ports import AsyncRunner, Runner
+from .attempt import EXIT_RECYCLED, FRESH, PROGRESS_EVERY, WAIT, Recycling, Unreadable, Usual, job_of, limited
+from .capture import Capture, Stream
 from .link import Leased, Link
 from .load import load
-from .marker import Marker
+from .log import WorkerLog, configure
+from .loop import run_concurrent
+from .marker import Held, Marker
 from .process import die_with_parent, parent_is
-from .python import reason_of, wire_text
+from .python import OneAtATime, reason_of, wire_text
 from .spec import WorkerSpec
 
-#: Longest wait of a reserve, seconds; then it is asked again.
-WAIT = 60.0
-MAX_HELD = 1000
-#: A lease held longer than this before its job starts is renewed first, seconds: it may be lost by then.
-FRESH = 0.05
 EXIT_BAD_HANDLERS = 3
 EXIT_ORPHANED = 4
 
@@ -45,24 +45,33 @@ class _Stop(Exception):
 
 
 class Worker:
-    """Reserves, runs, settles.
+    """Reserves, runs, settles, one attempt at a time.
 
     Args:
         spec: what to run.
         runners: by job type.
         link: the connection.
-        marker: where the server sees which attempt runs.
+        marker: where the supervisor sees which attempt runs.
+        capture: where output is logged from, or None.
     """
 
-    def __init__(self, spec: WorkerSpec, runners: Mapping[str, Runner], link: Link, marker: Marker) -> None:
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        runners: Mapping[str, Runner],
+        link: Link,
+        marker: Marker,
+        capture: Capture | None,
+    ) -> None:
         self._runners = runners
         self._link = link
         self._marker = marker
-        self._prefetch = spec.prefetch
+        self._capture = capture
         self._held: deque[tuple[float, Leased]] = deque()
         self._asked: str | None = None
         self._asked_at = 0.0
-        self._usual = 0.0  # seconds an attempt takes, smoothed; a long one counts at once
+        self._usual = Usual(spec.prefetch)
+        self._recycling = Recycling(spec)
         self._pid = os.getpid()
         self._waiting = False
         self._stopping = False
@@ -77,29 +86,41 @@ class Worker:
         if self._waiting:
             raise _Stop
 
-    def run(self) -> None:
-        """Work until told to stop.
+    def run(self) -> int:
+        """Work until told to stop; returns the exit status.
 
         Raises:
             ConnectionFailed, OSError: the server is gone.
         """
         try:
-            while not self._stopping:
+            while not (self._stopping or self._recycling.due):
                 self._fill()
                 if not self._held:
                     continue
                 since, lease = self._held.popleft()
-                if monotonic() - since < min(FRESH, lease.ttr / 4) or self._link.renew([lease.receipt]):
+                if monotonic() - since < min(FRESH, lease.ttr / 4) or self._renewed(lease):
                     self._attempt(lease)
         except _Stop:
             pass
         for _since, lease in self._held:
             self._link.settle(Settlement(lease.receipt, "release"))
         self._link.flush()
+        return EXIT_RECYCLED if self._recycling.due and not self._stopping else 0
+
+    def _renewed(self, first: Leased) -> bool:
+        """Renew a lease that may be lost by now, and all that wait behind it; whether it can be begun."""
+        waiting = [first, *(lease for _since, lease in self._held)]
+        now = monotonic()
+        current = self._link.renew([lease.receipt for lease in waiting])
+        self._held = deque((now, lease) for lease in waiting[1:] if lease.receipt in current)
+        for lease in waiting:
+            if lease.receipt not in current:  # lost, or not wanted any more
+                self._link.settle(Settlement(lease.receipt, "release"))
+        return first.receipt in current
 
     def _fill(self) -> None:
         """Have work: ask ahead of time while what is held lasts, wait when nothing is."""
-        wanted = self._wanted()
+        wanted = max(1, self._usual.ahead)
         if self._asked is None and len(self._held) <= wanted // 2:
             idle = not self._held
             if idle or wanted > 1:
@@ -108,7 +129,8 @@ class Worker:
         if self._held or self._asked is None:
             return
         self._link.flush()
-        self._marker.set("")
+        self._marker.set(0, "")
+        self._follow(False)
         try:
             self._waiting = True
             if self._stopping:
@@ -116,15 +138,15 @@ class Worker:
             leases = self._link.leases(self._asked)
         finally:
             self._waiting = False
+        self._follow(True)
         self._asked = None
         since = self._asked_at or monotonic()  # asked ahead, they may have been on their way for long
         self._held.extend((since, lease) for lease in leases)
+        self._marker.hold(Held(lease.receipt, lease.id, lease.type) for lease in leases)
 
-    def _wanted(self) -> int:
-        """How many jobs make up the prefetch time; one until the usual time is known."""
-        if not self._usual:
-            return 1
-        return max(1, min(MAX_HELD, int(self._prefetch / self._usual)))
+    def _follow(self, busy: bool) -> None:
+        if self._capture is not None:
+            self._capture.follow(busy)
 
     def _attempt(self, lease: Leased) -> None:
         """Run one attempt and say what came of it.
@@ -133,51 +155,41 @@ class Worker:
         its worker (closes the socket, say) is the one to blame.
         """
         begun = monotonic()
-        self._marker.set(lease.receipt)
-        attempted = self._run(lease, begun)
+        self._marker.set(0, lease.receipt)
+        if self._capture is not None:
+            self._capture.begin(lease)
+        attempted = self._run(lease)
         self._mend()
-        took = monotonic() - begun
-        self._usual = took if not self._usual else max(took, 0.9 * self._usual + 0.1 * took)
+        ended = monotonic()
+        self._usual.took(ended - begun)
+        self._recycling.done(ended)
         self._link.settle(attempted.settlement(lease.receipt))
 
     def _mend(self) -> None:
-        """Undo what a handler did to what all jobs of this process share."""
+        """Undo what a handler did to what all jobs of this process share; log what it printed."""
         if os.getpid() != self._pid:
             os._exit(0)  # a child the handler forked came back with it: it is no worker
         if signal.getsignal(signal.SIGTERM) != self.stop:
             signal.signal(signal.SIGTERM, self.stop)
         if signal.pthread_sigmask(signal.SIG_BLOCK, ()):
             signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        if self._capture is not None:
+            self._capture.end()
         try:
             for stream in (0, 1, 2):
-                os.fstat(stream)
+                fcntl(stream, F_GETFD)
         except OSError:
             self._stopping = True  # closed; the worker that follows has them again
 
-    def _run(self, lease: Leased, begun: float) -> Attempted:
+    def _run(self, lease: Leased) -> Attempted:
         payload = lease.payload
         runner = self._runners[lease.type]
-        data: Any = payload
-        if runner.decodes and lease.data is not msgspec.UNSET:
-            try:
-                data = msgspec.json.decode(payload)
-            except (msgspec.MsgspecError, RecursionError) as error:
-                # Valid JSON, but 1e999 or nested too deep: it will be no better the next time.
-                return Attempted("fail", None, Reason(f"the payload cannot be read: {error}", "payload"))
         try:
-            now = dt.datetime.now(dt.UTC)
-            job = Job(
-                id=lease.id,
-                type=lease.type,
-                data=data,
-                attempt=lease.attempt,
-                prio=lease.prio,
-                inserted_at=dt.datetime.fromisoformat(lease.inserted_at),
-                deadline=now + dt.timedelta(seconds=lease.ttr),
-                log=logging.LoggerAdapter(_log, {"job": lease.id, "type": lease.type}),
-                link=_JobLink(self._link, lease.receipt),
-            )
+            link = _JobLink(self._link, self._marker, lease.receipt)
+            job = job_of(lease, payload, link, decodes=runner.decodes)
             return runner.run(job, payload)
+        except Unreadable as unreadable:
+            return unreadable.attempted
         except Exception as error:
             return Attempted("again", None, reason_of(error))
 
@@ -185,74 +197,99 @@ class Worker:
 class _JobLink:
     """See :class:`kqs.core.handler.JobLink`."""
 
-    #: Progress is sent at most this often, seconds; a last word (1.0) always.
-    EVERY = 0.2
-
-    def __init__(self, link: Link, receipt: str) -> None:
+    def __init__(self, link: Link, marker: Marker, receipt: str) -> None:
         self._link = link
+        self._marker = marker
         self._receipt = receipt
         self._told = 0.0
-        self.cancelled = False
+        self._lost = False
+
+    @property
+    def cancelled(self) -> bool:
+        return self._lost or self._marker.cancelled(0, self._receipt)
 
     def progress(self, fraction: float | None, message: str) -> None:
         now = monotonic()
-        if now - self._told >= self.EVERY or fraction == 1:
+        if now - self._told >= PROGRESS_EVERY or fraction == 1:
             self._told = now
-            if fraction is not None:
-                fraction = min(max(fraction, 0.0), 1.0)
-            self._link.progress(self._receipt, fraction, wire_text(message, 1000))
+            self._link.progress(self._receipt, limited(fraction), wire_text(message, 1000))
 
     def renew(self) -> bool:
         if not self._link.renew([self._receipt]):
-            self.cancelled = True
+            self._lost = True
         return not self.cancelled
 
 
-_log = logging.getLogger("kqs.job")
-
-
-def _configure_log() -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(type)s %(job)s %(message)s"))
-    _log.addHandler(handler)
-    _log.setLevel(logging.INFO)
-    _log.propagate = False
-
-
 def main() -> int:
-    socket_fd, marker_fd, parent = (int(text) for text in sys.argv[1:4])
+    socket_fd, marker_fd, parent, *captured = (int(text) for text in sys.argv[1:])
     die_with_parent()
     if not parent_is(parent):
         return EXIT_ORPHANED
-    os.set_inheritable(socket_fd, False)
-    os.set_inheritable(marker_fd, False)
+    for fd in (socket_fd, marker_fd, *captured):
+        os.set_inheritable(fd, False)
     with os.fdopen(0, "rb", closefd=False) as stdin:
         spec = msgspec.json.decode(stdin.read(), type=WorkerSpec)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    _configure_log()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # what a handler prints is seen when it prints it
-    try:
-        runners = load(spec)
-    except ConfigError as error:
-        print(f"kqs: {spec.name}: {error}", file=sys.stderr)
-        return EXIT_BAD_HANDLERS
-    link = Link(socket.socket(fileno=socket_fd))
-    worker = Worker(spec, runners, link, Marker(marker_fd))
+    capture = None
+    if captured:
+        log_fd, *reads = captured
+        log = configure(log_fd)
+        writes = (os.dup(1), os.dup(2))
+        capture = Capture([Stream(*fds) for fds in zip(writes, reads, strict=True)], log.printed)
+    else:
+        log = configure(2)
+    runners, errors = load(spec)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, worker.stop)
     try:
-        worker.run()
+        status = _work(spec, runners, errors, socket.socket(fileno=socket_fd), marker_fd, log, capture)
     except (ConnectionFailed, OSError):
-        return EXIT_ORPHANED
-    return 0
+        status = EXIT_ORPHANED
+    if capture is not None:
+        capture.end()
+    return status
+
+
+def _work(
+    spec: WorkerSpec,
+    runners: Mapping[str, Runner | AsyncRunner],
+    errors: list[ConfigError],
+    sock: socket.socket,
+    marker_fd: int,
+    log: WorkerLog,
+    capture: Capture | None,
+) -> int:
+    """Work as the pool says until it is over; types whose handlers are broken are not asked for."""
+    marker = Marker(spec.concurrency, marker_fd)
+    at_once = {type_: runner for type_, runner in runners.items() if isinstance(runner, AsyncRunner)}
+    alone = {type_: runner for type_, runner in runners.items() if not isinstance(runner, AsyncRunner)}
+    if spec.concurrency > 1 and alone:
+        names = ", ".join(sorted(alone))
+        errors.append(
+            ConfigError(f"pool {spec.pool!r} has concurrency, and these handlers are not async: {names}")
+        )
+    for error in errors:
+        log.error(f"{spec.name}: {error}")
+    fit = at_once if spec.concurrency > 1 else runners
+    if not fit:
+        return EXIT_BAD_HANDLERS
+    types = sorted(fit) if errors else None
+    if spec.concurrency > 1:
+        return run_concurrent(spec, at_once, marker, log, capture, sock, types)
+    for type_, runner in at_once.items():
+        alone[type_] = OneAtATime(runner)
+    worker = Worker(spec, alone, Link(sock, types), marker, capture)
+    signal.signal(signal.SIGTERM, worker.stop)
+    return worker.run()
 
 
 if __name__ == "__main__":
     status = main()
     logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with suppress(OSError, ValueError):  # closed by a handler
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(status)  # threads a handler left behind must not keep the process

@@ -68,6 +68,8 @@ class LeaseView(Struct, omit_defaults=True, gc=False):
     inserted_at: dt.datetime
     data: Raw | UnsetType = UNSET
     data64: bytes | UnsetType = UNSET
+    deaths: int = 0
+    result: bool = False
 
 
 class Desk:
@@ -408,13 +410,12 @@ class Desk:
         argument = decode_argument(raw, calls.RenewArgument, "renew")
         progress = None if argument.progress is UNSET else msgspec.to_builtins(argument.progress)
         current = await self._engine.renew(argument.receipts, progress)
-        renewed: list[str] = []
-        lost: list[str] = []
-        for receipt, is_current in zip(argument.receipts, current, strict=True):
-            (renewed if is_current else lost).append(receipt)
-        if renewed:
+        answer: dict[str, list[str]] = {"renewed": [], "lost": [], "cancelled": []}
+        for receipt, became in zip(argument.receipts, current, strict=True):
+            answer[became].append(receipt)
+        if answer["renewed"]:
             self.progressed = monotonic()  # a long attempt that goes on
-        return _encode({"renewed": renewed, "lost": lost, "cancelled": []})
+        return _encode(answer)
 
     async def _job(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.JobArgument, "job")
@@ -463,7 +464,15 @@ def _view(lease: Lease, data: bytes) -> LeaseView:
     """A lease as it is answered."""
     inserted = dt.datetime.fromtimestamp(lease.inserted / SECOND, dt.UTC)
     view = LeaseView(
-        lease.receipt, lease.id, lease.type, lease.attempt, lease.ttr, PRIOS[lease.prio], inserted
+        lease.receipt,
+        lease.id,
+        lease.type,
+        lease.attempt,
+        lease.ttr,
+        PRIOS[lease.prio],
+        inserted,
+        deaths=lease.deaths,
+        result=lease.wants_result,
     )
     if lease.binary:
         view.data64 = data  # msgspec writes bytes as base64

@@ -132,6 +132,10 @@ class Dispatch:
             if not self._served[type_]:
                 del self._served[type_]
 
+    def asked(self, asker: object) -> frozenset[str] | None:
+        """The types this asker asks for (empty: all), or None when it has not asked yet."""
+        return self._asked.get(asker)
+
     def serves(self, type_: str) -> bool:
         """Whether a worker is connected that asked for jobs of this type, busy or not."""
         return type_ in self._served or _ANY in self._served

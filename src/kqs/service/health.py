@@ -89,4 +89,7 @@ def _workers(facts: HealthFacts) -> dict[str, str]:
     down = [w["name"] for w in facts.workers if w["state"] == "restarting"]
     if down:
         return _check("workers", "degraded", f"restarting after a crash: {', '.join(down)}")
+    if broken := sorted({type_ for w in facts.workers for type_ in w["broken"]}):
+        text = f"handlers that cannot be imported (the log says why), their jobs wait: {', '.join(broken)}"
+        return _check("workers", "degraded", text)
     return _check("workers", "ok", f"{len(facts.workers)} local worker processes")

@@ -1,8 +1,9 @@
 """The local workers: started, watched, killed, replaced.
 
 Ensures (G3, G4): when a worker process ends, however it ends, what it said before is taken first; then the
-attempt that ran is rescued, and the leases it held unstarted are released at no cost. An attempt that
-overruns its ttr dies with its whole process tree before its job can run again here.
+attempts that ran are rescued, and the leases it held unstarted are released at no cost. An attempt that
+overruns its ttr dies with all processes it started before its job can run again here; attempts that ran
+beside it in the same process are released at no cost, too.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from itertools import chain, count
-from math import inf
+from secrets import token_hex
 from time import monotonic
 from typing import Any
 
@@ -25,8 +26,11 @@ import psutil
 
 from ..core.outcome import Settlement
 from ..errors import ConfigError, JournalFailed
-from ..ports import Engine, Expired
+from ..ports import Engine, Expired, Revoked
 from ..runners import place
+from ..runners.attempt import EXIT_RECYCLED, REVOKE
+from ..runners.capture import Captured, Named
+from ..runners.marked import NAME, kill_marked
 from ..runners.marker import Marker
 from ..runners.spec import WorkerSpec
 from ..runners.worker import EXIT_BAD_HANDLERS
@@ -40,8 +44,8 @@ Attach = Callable[[socket.socket, WorkerSpec], Awaitable[Connection]]
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 #: A worker that lived this long, or got a job done, is not one that keeps dying, seconds.
 _LIVED = 10.0
-#: Leases a busy worker has not come to are taken back when the running attempt is this old, seconds.
-REVOKE = 0.1
+#: A worker that runs several attempts gets this long to end one that is over its ttr, seconds.
+YIELD = 1.0
 #: A worker that holds a lease for a ttr of this many seconds or more, and starts nothing, is replaced.
 STUCK = 1.0
 #: How often a worker is told to stop, until it does, seconds.
@@ -66,9 +70,14 @@ class _Worker:
         self._dispatch = dispatch
         self._attach = attach
         self._log = log.bind(worker=spec.name)
-        self._marker = Marker()
+        self._marker = Marker(spec.concurrency)
+        self._captured = Captured() if spec.capture else None
         self._killed_for = ""
-        self._running_since = ("", 0.0)
+        self._at_fault: Collection[str] = ()
+        self._begun: dict[str, float] = {}
+        self._revoked = ""
+        self._unstarted: dict[str, float] = {}
+        self._overdue: dict[str, tuple[float, str]] = {}
 
     @property
     def ready(self) -> bool:
@@ -76,9 +85,15 @@ class _Worker:
         return self.process is not None and self.connection is not None and self.connection.received > 0
 
     @property
-    def running(self) -> str:
-        """The receipt of the attempt that runs, or ``""``."""
-        return self._marker.get()
+    def running(self) -> list[str]:
+        """The receipts of the attempts that run."""
+        return self._marker.running()
+
+    @property
+    def broken(self) -> frozenset[str]:
+        """The types it should run and does not ask for: their handlers could not be imported."""
+        asked = None if self.connection is None else self._dispatch.asked(self.connection)
+        return frozenset() if asked is None else self.spec.types - asked
 
     async def supervise(self) -> None:
         """Keep a process running until told to stop."""
@@ -92,6 +107,9 @@ class _Worker:
                 status = EXIT_BAD_HANDLERS
             if self.stopping:
                 break
+            if status == EXIT_RECYCLED and not self._killed_for:
+                self.state = "starting"
+                continue
             self.restarts += 1
             spoke = self.connection is not None and self.connection.received > 0
             works = self.connection is not None and self.connection.settled
@@ -103,24 +121,36 @@ class _Worker:
             await asyncio.sleep(0.0 if self._killed_for else wait)
         self.state = "stopped"
         self._marker.close()
+        if self._captured is not None:
+            self._captured.close()
 
     async def _live(self) -> int:
         """One process from its start until everything of it is settled; returns its exit status."""
         ours, its = socket.socketpair()
-        self._marker.set("")
-        self._killed_for = ""
+        self._marker.clear()
+        self._killed_for, self._at_fault = "", ()
+        self._begun, self._unstarted, self._overdue = {}, {}, {}
+        mark = token_hex(16)
+        fds = [its.fileno(), self._marker.fd]
+        out = err = None
+        if self._captured is not None:
+            out, err = (stream.write for stream in self._captured.streams)
+            fds += [self._captured.log, *(stream.read for stream in self._captured.streams)]
+        numbers = [*fds[:2], psutil.Process().pid, *fds[2:]]
         try:
             self.connection = await self._attach(ours, self.spec)
             self.process = process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "-m",
                 "kqs.runners.worker",
-                *(str(number) for number in (its.fileno(), self._marker.fd, psutil.Process().pid)),
+                *map(str, numbers),
                 stdin=asyncio.subprocess.PIPE,
-                pass_fds=(its.fileno(), self._marker.fd),
+                stdout=out,
+                stderr=err,
+                pass_fds=fds,
                 start_new_session=True,
                 cwd=self.spec.directory,
-                env=place.environment(self.spec),
+                env={**place.environment(self.spec), NAME: mark},
                 preexec_fn=place.entering(self.spec),
             )
         finally:
@@ -136,10 +166,23 @@ class _Worker:
             self.terminate()
         status = await process.wait()
         _kill_group(process.pid)
+        if self._killed_for or status not in (0, EXIT_RECYCLED):
+            await asyncio.to_thread(kill_marked, mark)  # its daemons, before its jobs may run again
         await self._hear_out(self.connection)
+        self._log_rest()
         await self._settle_leases(status)
         self.process = None
         return status
+
+    def _log_rest(self) -> None:
+        """Log what the dead process printed and did not log."""
+        if self._captured is not None:
+            running = [held for held in self._marker.held() if held.receipt in self.running]
+            self._captured.rest(running[0] if len(running) == 1 else None, self._printed)
+
+    def _printed(self, job: Named | None, stream: str, line: str) -> None:
+        about = {"job": job.id, "type": job.type} if job is not None else {}
+        self._log.info("output", **about, stream=stream, line=line)
 
     async def _hear_out(self, connection: Connection) -> None:
         """Take what the dead process had sent, and let no reserve of its lease anything more."""
@@ -151,22 +194,23 @@ class _Worker:
         connection.abort()
 
     async def _settle_leases(self, status: int) -> None:
-        """What the dead process still held: the attempt that ran is rescued, the others are released."""
+        """What the dead process still held: attempts that ran are rescued, the others are released."""
         held = self._engine.held_by(self.spec.name)
-        running = self._marker.get()
+        running = [receipt for receipt in self.running if receipt in held]
+        if self._killed_for:
+            lost = [receipt for receipt in running if receipt in self._at_fault]
+        else:
+            lost = [] if self.stopping else running
         reason = self._killed_for or f"the worker {_describe(status)} while running the job"
         try:
-            rest = [receipt for receipt in held if receipt != running]
-            if running in held:
-                if self.stopping and not self._killed_for:
-                    rest.append(running)
-                else:
-                    died = not self._killed_for
-                    self._log.warning("attempt lost", receipt=running, reason=reason)
-                    await self._engine.rescue([running], died=died, reason=reason)
-            elif not self.stopping and status != EXIT_BAD_HANDLERS and not self._killed_for:
+            if lost:
+                for receipt in lost:
+                    self._log.warning("attempt lost", receipt=receipt, reason=reason)
+                died = not self._killed_for
+                await self._engine.rescue(lost, died=died, alone=len(lost) == 1, reason=reason)
+            elif not (self.stopping or self._killed_for or status in (EXIT_BAD_HANDLERS, EXIT_RECYCLED)):
                 self._log.warning(f"worker {_describe(status)}")
-            if rest:
+            if rest := [receipt for receipt in held if receipt not in lost]:
                 await self._engine.settle([Settlement(receipt, "release") for receipt in rest])
         except JournalFailed:
             pass  # the server is stopping for it; a restart restores the leases
@@ -179,29 +223,86 @@ class _Worker:
             except ProcessLookupError:
                 pass
 
-    async def kill(self, reason: str = "") -> None:
+    async def kill(self, reason: str = "", at_fault: Collection[str] = ()) -> None:
         """Kill the process and all it started.
 
         Args:
-            reason: why the running attempt ends, when it is the attempt's own fault.
+            reason: why attempts end, when it is their own fault.
+            at_fault: their receipts; all others are released.
         """
-        self._killed_for = reason
+        self._killed_for, self._at_fault = reason, at_fault
         if self.process is not None:
             await asyncio.to_thread(_kill_tree, self.process.pid)
 
-    async def revoke(self) -> None:
-        """Take back the leases a worker holds beside an attempt that turned out long."""
+    def cancel(self, receipt: str) -> None:
+        """Ask for the end of an attempt: a task is cancelled, other handlers look at ``job.cancelled``."""
+        self._marker.cancel(receipt)
+
+    async def overrun(self, lease: Expired) -> bool:
+        """The time of a running attempt's lease is over: end it, soon. True: renew the lease instead."""
+        now = monotonic()
+        type_ = next((held.type for held in self._marker.held() if held.receipt == lease.receipt), "")
+        reason = f"ttr of {lease.ttr:g} s exceeded"
+        if (limit := self.spec.keep_alive.get(type_)) is not None:
+            if not limit or now - self._begun.get(lease.receipt, now) < limit:
+                return True
+            reason = f"max_runtime of {limit:g} s exceeded"
+        if self.spec.concurrency == 1:
+            await self.kill(reason, [lease.receipt])
+        else:
+            self._overdue[lease.receipt] = now + YIELD, reason
+        return False
+
+    async def look(self) -> None:
+        """Now and then: end attempts that did not yield, take back leases that are not come to."""
         if self.process is None:
             return
-        running, now = self._marker.get(), monotonic()
-        if running != self._running_since[0]:
-            self._running_since = (running, now)
-        elif running and now - self._running_since[1] > REVOKE:
-            self._running_since = (running, inf)  # once an attempt: it asks for no more while it runs
-            held = self._engine.held_by(self.spec.name)
-            if len(held) > 1 and running in held:
-                rest = [Settlement(receipt, "release") for receipt in held if receipt != running]
-                await self._engine.settle(rest)
+        if self._captured is not None:
+            self._captured.bound()
+        running, now = self.running, monotonic()
+        self._begun = {receipt: self._begun.get(receipt, now) for receipt in running}
+        if self.spec.concurrency == 1:
+            await self._revoke_behind(running, now)
+        else:
+            await self._revoke_unstarted(running, now)
+            await self._end_overdue(running, now)
+
+    async def _revoke_behind(self, running: list[str], now: float) -> None:
+        """Take back the leases a worker holds behind an attempt that turned out long."""
+        for receipt in running:
+            if receipt != self._revoked and now - self._begun[receipt] > REVOKE:
+                self._revoked = receipt  # once an attempt: it asks for no more while it runs
+                held = self._engine.held_by(self.spec.name)
+                if receipt in held:
+                    await self._release([other for other in held if other != receipt])
+
+    async def _revoke_unstarted(self, running: list[str], now: float) -> None:
+        """Take back what a worker of many attempts did not come to, and did not give back itself."""
+        kept = {*running, self._marker.waiting()}
+        held = self._engine.held_by(self.spec.name)
+        self._unstarted = {
+            receipt: self._unstarted.get(receipt, now) for receipt in held if receipt not in kept
+        }
+        if running:
+            await self._release([r for r, since in self._unstarted.items() if now - since > 2 * REVOKE])
+
+    async def _release(self, receipts: Sequence[str]) -> None:
+        if receipts:
+            await self._engine.settle([Settlement(receipt, "release") for receipt in receipts])
+
+    async def _end_overdue(self, running: list[str], now: float) -> None:
+        """Kill a worker that did not end an attempt by itself; who keeps it from that is to blame."""
+        self._overdue = {receipt: self._overdue[receipt] for receipt in running if receipt in self._overdue}
+        late = {receipt: reason for receipt, (until, reason) in self._overdue.items() if now >= until}
+        if late:
+            reason = next(iter(late.values()))
+            if (blocking := self._marker.blocking()) in running:
+                reason = self._overdue.get(blocking, (0.0, "kept the event loop of its worker from running"))[
+                    1
+                ]
+                await self.kill(reason, [blocking])
+            else:
+                await self.kill(reason, list(late))
 
     def shown(self) -> dict[str, Any]:
         state = self.state
@@ -215,6 +316,7 @@ class _Worker:
             "state": state,
             "pid": self.process.pid if self.process is not None else None,
             "restarts": self.restarts,
+            "broken": sorted(self.broken),
         }
 
 
@@ -240,6 +342,7 @@ class LocalWorkers:
         self._lives: dict[_Worker, asyncio.Task[None]] = {}
         self._changes: set[asyncio.Task[None]] = set()
         self._partings: set[asyncio.Task[None]] = set()
+        engine.on_revoked(self._cancel)
 
     def start(self) -> None:
         """Start all processes; they take work as they come up."""
@@ -315,7 +418,7 @@ class LocalWorkers:
     def _ready_for(self, worker: _Worker) -> frozenset[str]:
         """The job types that others than this worker take now."""
         others = (w for w in self._workers.values() if w is not worker and w.ready and not w.stopping)
-        return frozenset[str]().union(*(other.spec.types for other in others))
+        return frozenset[str]().union(*(other.spec.types - other.broken for other in others))
 
     async def _see_off(self, worker: _Worker) -> None:
         life = self._lives[worker]
@@ -324,12 +427,19 @@ class LocalWorkers:
             await asyncio.wait([life], timeout=AGAIN)
         del self._workers[worker.spec.name], self._lives[worker]
 
+    def _cancel(self, revoked: Sequence[Revoked]) -> None:
+        """Tell workers that what they run is not wanted any more."""
+        for lease in revoked:
+            if (worker := self._workers.get(lease.holder)) is not None:
+                worker.cancel(lease.receipt)
+
     def types(self) -> frozenset[str]:
         """The job types a worker is here for."""
-        return frozenset[str]().union(*(w.spec.types for w in self._workers.values() if not w.stopping))
+        own = (w.spec.types - w.broken for w in self._workers.values() if not w.stopping)
+        return frozenset[str]().union(*own)
 
     def states(self) -> list[dict[str, Any]]:
-        """Every worker: ``name pool state pid restarts``."""
+        """Every worker: ``name pool state pid restarts broken``."""
         return [worker.shown() for worker in self._workers.values()]
 
     async def look_after(self, expired: Sequence[Expired]) -> list[Expired]:
@@ -343,20 +453,24 @@ class LocalWorkers:
         """
         remote: list[Expired] = []
         unstarted: list[Settlement] = []
+        renewed: list[str] = []
         for lease in expired:
             worker = self._workers.get(lease.holder)
             if worker is None:
                 remote.append(lease)
-            elif worker.running == lease.receipt:
-                await worker.kill(f"ttr of {lease.ttr:g} s exceeded")
+            elif lease.receipt in worker.running:
+                if await worker.overrun(lease):
+                    renewed.append(lease.receipt)
             elif worker.process is not None:
                 unstarted.append(Settlement(lease.receipt, "release"))
                 if not worker.running and lease.ttr >= STUCK:
                     await worker.kill()  # all that time it had work, and did nothing
+        if renewed:
+            await self._engine.renew(renewed)
         if unstarted:
             await self._engine.settle(unstarted)
         for worker in list(self._workers.values()):
-            await worker.revoke()
+            await worker.look()
         return remote
 
     async def drain(self, grace: float) -> None:

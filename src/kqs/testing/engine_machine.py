@@ -19,11 +19,13 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from msgspec import UNSET, Raw
 
 from kqs.core.job import PRIOS, NewJob
 from kqs.core.outcome import Settlement
 from kqs.core.retry import RetryPolicy
 from kqs.errors import Conflict, NotFound
+from kqs.ports import Selection
 
 from .engine_model import Model, ModelJob
 from .engines.harness import EngineHarness, Queue, new_job
@@ -48,10 +50,27 @@ PRIO = st.sampled_from(PRIOS)
 RECENT = st.one_of(st.integers(0, 3), st.integers(0, 60))
 
 
-def _job(type: str, payload: tuple[bytes, bool], prio: str, waits: tuple[float, ...], most: int) -> NewJob:
-    (data, binary), (delay, ttr, wait) = payload, waits
-    retry = RetryPolicy("fixed", base=wait, jitter=0)
-    return new_job(type, data, binary=binary, prio=prio, delay=delay, ttr=ttr, max_attempts=most, retry=retry)
+def _job(
+    type: str,
+    payload: tuple[bytes, bool],
+    prio: str,
+    waits: tuple[float, ...],
+    most: int,
+    rare: tuple[float, float],
+) -> NewJob:
+    (data, binary), (delay, ttr, wait), (expires, result_ttl) = payload, waits, rare
+    return new_job(
+        type,
+        data,
+        binary=binary,
+        prio=prio,
+        delay=delay,
+        ttr=ttr,
+        max_attempts=most,
+        retry=RetryPolicy("fixed", base=wait, jitter=0),
+        expires=expires,
+        result_ttl=result_ttl,
+    )
 
 
 _jobs = st.builds(
@@ -61,6 +80,7 @@ _jobs = st.builds(
     PRIO,
     st.tuples(st.sampled_from([0.0, 0.0, 2.5, 60.5]), WAITS, WAITS),
     st.sampled_from([0, 0, 1, 2, 4]),
+    st.tuples(st.sampled_from([0.0, 0.0, 5.5, 61.5]), st.sampled_from([0.0, 9.5, 100_000.5])),
 )
 _settlements = st.tuples(
     RECENT,
@@ -123,6 +143,8 @@ class EngineMachine(RuleBasedStateMachine):
                     job.options.retry.base,
                     "delayed" if delay else "ready",
                     self.model.now + delay,
+                    expires=self.model.now + job.options.expires / 1e6 if job.options.expires else None,
+                    result_ttl=job.options.result_ttl / 1e6,
                 )
             )
 
@@ -139,8 +161,9 @@ class EngineMachine(RuleBasedStateMachine):
         for lease, job in zip(leases, expected, strict=True):
             assert lease.receipt not in self.model.receipts, "a receipt was given twice"
             self.model.lease(job, lease.receipt, holder, local)
-            got = (lease.type, lease.data, lease.binary, lease.prio, lease.ttr, lease.attempt)
-            assert got == (job.type, job.data, job.binary, job.prio, job.ttr, job.attempt)
+            got = (lease.type, lease.data, lease.binary, lease.prio, lease.ttr, lease.attempt, lease.deaths)
+            assert got == (job.type, job.data, job.binary, job.prio, job.ttr, job.attempt, job.deaths)
+            assert lease.wants_result == bool(job.result_ttl)
 
     def _receipt(self, back: int) -> str:
         receipts = self.model.receipts
@@ -152,8 +175,9 @@ class EngineMachine(RuleBasedStateMachine):
         for back, outcome, delay, prio in choices:
             self.reasons += 1
             reason = f"reason {self.reasons}"
+            result = Raw(b"%d" % self.reasons) if outcome == "ok" else UNSET
             settlements.append(
-                Settlement(self._receipt(back), outcome, delay=delay, prio=prio, reason=reason)
+                Settlement(self._receipt(back), outcome, result, delay=delay, prio=prio, reason=reason)
             )
         refused = self.run(self.queue.engine.settle(settlements))
         codes = {refusal.index: refusal.code for refusal in refused}
@@ -165,27 +189,52 @@ class EngineMachine(RuleBasedStateMachine):
         receipts = [self._receipt(back) for back in backs]
         assert self.run(self.queue.engine.renew(receipts)) == [self.model.renew(r) for r in receipts]
 
-    @rule(backs=st.lists(RECENT, min_size=1, max_size=3), died=st.booleans())
-    def rescue(self, backs: list[int], died: bool) -> None:
+    @rule(backs=st.lists(RECENT, min_size=1, max_size=3), died=st.booleans(), alone=st.booleans())
+    def rescue(self, backs: list[int], died: bool, alone: bool) -> None:
         self.reasons += 1
         reason = f"reason {self.reasons}"
         receipts = [self._receipt(back) for back in backs]
-        self.run(self.queue.engine.rescue(receipts, died=died, reason=reason))
+        self.run(self.queue.engine.rescue(receipts, died=died, alone=alone, reason=reason))
         for receipt in receipts:
-            self.model.rescue(receipt, died, reason)
+            self.model.rescue(receipt, died, alone, reason)
 
-    @rule(verb=st.sampled_from(["kick", "bury", "delete"]), backs=st.lists(RECENT, min_size=1, max_size=3))
+    @rule(
+        verb=st.sampled_from(["kick", "bury", "delete", "cancel"]),
+        backs=st.lists(RECENT, min_size=1, max_size=3),
+    )
     def control(self, verb: str, backs: list[int]) -> None:
         ids = [self.ids[-1 - back % len(self.ids)] for back in backs] if self.ids else []
         jobs = [self.model.jobs[id] for id in dict.fromkeys(ids)]
         if all(self.model.allows(verb, job) for job in jobs):
-            assert self.run(self.queue.engine.control(verb, ids)) == len(jobs)
+            assert self.run(self.queue.engine.control(verb, Selection(ids))) == len(jobs)
             for job in jobs:
                 self.model.control(verb, job)
         else:
             allowed = (Conflict, NotFound) if any(job.state == "done" for job in jobs) else (Conflict,)
             with pytest.raises(allowed):
-                self.run(self.queue.engine.control(verb, ids))
+                self.run(self.queue.engine.control(verb, Selection(ids)))
+
+    @rule(
+        verb=st.sampled_from(["kick", "bury", "delete", "cancel"]),
+        type=st.one_of(st.none(), st.sampled_from(TYPES)),
+        state=st.sampled_from(["delayed", "ready", "reserved", "buried"]),
+        limit=st.one_of(st.none(), st.integers(1, 3)),
+    )
+    def control_all(self, verb: str, type: str | None, state: str, limit: int | None) -> None:
+        jobs = [job for job in self.model.in_state(state) if type in (None, job.type)][:limit]
+        control = self.queue.engine.control(verb, Selection(type=type, state=state, limit=limit))
+        if (verb == "kick" and state not in ("delayed", "buried")) or (verb, state) == ("bury", "buried"):
+            with pytest.raises(Conflict):
+                self.run(control)
+            return
+        assert self.run(control) == len(jobs)
+        for job in jobs:
+            self.model.control(verb, job)
+
+    @rule(type=st.sampled_from(TYPES), paused=st.booleans())
+    def pause(self, type: str, paused: bool) -> None:
+        self.run(self.queue.engine.pause(type, paused))
+        (self.model.paused.add if paused else self.model.paused.discard)(type)
 
     @rule(seconds=st.one_of(st.integers(1, 10), st.sampled_from([70, 86400])))
     def advance(self, seconds: int) -> None:
@@ -197,7 +246,8 @@ class EngineMachine(RuleBasedStateMachine):
         self.restarted = True
         self.run(self.queue.restart(way))
         told = self.model.restart()
-        assert sorted(expired.receipt for expired in self.queue.engine.tick()) == sorted(told)
+        expired = self.run(self.queue.advance(0))
+        assert sorted(lease.receipt for lease in expired) == sorted(told)
         self.run(self._compare())
 
     # -- comparing ------------------------------------------------------------------------------
@@ -210,7 +260,8 @@ class EngineMachine(RuleBasedStateMachine):
         for state in ("delayed", "ready", "reserved", "buried", "done"):
             if state != "done" or not self.restarted:  # what is done may be forgotten by a restart
                 assert counts[state] == len(self.model.in_state(state)), state
-        ready = [job.type for job in self.model.in_state("ready")]
+        ready = [job.type for job in self.model.in_state("ready") if job.type not in self.model.paused]
+        assert engine.paused() == sorted(self.model.paused)
         assert engine.ready_types() == {type_: ready.count(type_) for type_ in set(ready)}
         for holder in HOLDERS:
             held = [r for r, job in self.model.leased.items() if job.lease and job.lease.holder == holder]
@@ -238,15 +289,22 @@ class EngineMachine(RuleBasedStateMachine):
             assert (message is None) == (job.error is None)
             assert job.error is None or job.error in message
             assert view.get("leased_by") == (job.lease.holder if job.lease else None)
+        for job in self.model.jobs.values():
+            if job.result is not None and job.kept_until > self.model.now:
+                kept = await self.queue.view(job.id)
+                assert (kept["state"], kept["outcome"], kept["result"]) == ("done", "ok", job.result)
 
     async def _finish_everything(self) -> None:
         """Whatever has happened, every job that is not done can be run to its end, in order."""
         engine, model = self.queue.engine, self.model
+        for type_ in list(model.paused):
+            await engine.pause(type_, False)
+            model.paused.discard(type_)
         await engine.rescue(list(model.leased), reason="the end")
         for receipt in list(model.leased):
-            model.rescue(receipt, False, "the end")
+            model.rescue(receipt, False, True, "the end")
         stuck = model.in_state("buried", "delayed")
-        assert await engine.control("kick", [job.id for job in stuck]) == len(stuck)
+        assert await engine.control("kick", Selection([job.id for job in stuck])) == len(stuck)
         for job in stuck:
             model.control("kick", job)
         expected = model.next_ready(frozenset(), len(model.jobs))

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from kqs.core.job import PRIOS
 from kqs.core.outcome import Settlement
 
@@ -22,6 +24,7 @@ class ModelLease:
     local: bool
     expires: float
     told: bool = False
+    cancelled: bool = False
 
 
 @dataclass
@@ -42,6 +45,10 @@ class ModelJob:
     attempt: int = 0
     deaths: int = 0
     error: str | None = None
+    expires: float | None = None
+    result_ttl: float = 0
+    result: int | None = None
+    kept_until: float = 0
     lease: ModelLease | None = None
 
 
@@ -56,13 +63,18 @@ class Model:
     settled: dict[str, str] = field(default_factory=dict)
     earlier: dict[str, str] = field(default_factory=dict)
     leased: dict[str, ModelJob] = field(default_factory=dict)
+    paused: set[str] = field(default_factory=set)
 
     def in_state(self, *states: str) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.state in states]
 
     def next_ready(self, types: frozenset[str], limit: int) -> list[ModelJob]:
         """Whose turn it is."""
-        ready = [job for job in self.in_state("ready") if not types or job.type in types]
+        ready = [
+            job
+            for job in self.in_state("ready")
+            if (not types or job.type in types) and job.type not in self.paused
+        ]
         return sorted(ready, key=lambda job: (job.prio, job.order))[:limit]
 
     # -- what happens ---------------------------------------------------------------------------
@@ -99,8 +111,17 @@ class Model:
             if self.earlier.get(settlement.receipt) == outcome:
                 return {None, "stale_receipt"}
             return {"stale_receipt"}
+        assert job.lease is not None
         if outcome == "ok":
             self._end_lease(job, "done", outcome)
+            if job.result_ttl:
+                job.result = msgspec.json.decode(settlement.result or b"null")
+                job.kept_until = self.now + job.result_ttl
+        elif job.lease.cancelled:
+            self._end_lease(job, "done", outcome)
+        elif outcome != "fail" and self._is_over(job):
+            job.attempt -= outcome == "release"
+            self._expire(job, outcome)
         elif outcome == "release":
             job.attempt -= 1
             self._change_prio(job, settlement)
@@ -114,27 +135,42 @@ class Model:
                 self._back(job, job.wait if settlement.delay is None else settlement.delay, outcome)
         return {None}
 
+    def _is_over(self, job: ModelJob) -> bool:
+        return job.expires is not None and job.expires <= self.now
+
+    def _expire(self, job: ModelJob, outcome: str | None = None) -> None:
+        """A job that would wait, but whose time is over."""
+        job.error = "expired"
+        self._end_lease(job, "buried", outcome)
+
     @staticmethod
     def _change_prio(job: ModelJob, settlement: Settlement) -> None:
         if settlement.prio is not None:
             job.prio = PRIOS.index(settlement.prio)
 
-    def renew(self, receipt: str) -> bool:
+    def renew(self, receipt: str) -> str:
         job = self.leased.get(receipt)
         if job is None or job.lease is None:
-            return False
+            return "lost"
         job.lease.expires = self.now + job.ttr
         job.lease.told = False
-        return True
+        return "cancelled" if job.lease.cancelled else "renewed"
 
-    def rescue(self, receipt: str, died: bool, reason: str) -> None:
+    def rescue(self, receipt: str, died: bool, alone: bool, reason: str) -> None:
         job = self.leased.get(receipt)
         if job is None:
             return
+        assert job.lease is not None
+        if job.lease.cancelled:
+            self._end_lease(job, "done")
+            return
+        if self._is_over(job):
+            self._expire(job)
+            return
         job.error = reason
         if died:
-            job.deaths += 1
-        poison = died and job.deaths >= POISON_DEATHS
+            job.deaths = job.deaths + 1 if alone else max(job.deaths, 1)
+        poison = died and alone and job.deaths >= POISON_DEATHS
         if poison or (job.max_attempts and job.attempt >= job.max_attempts):
             self._end_lease(job, "buried")
         else:
@@ -148,12 +184,16 @@ class Model:
                 "kick": ("delayed", "buried"),
                 "bury": ("delayed", "ready", "reserved"),
                 "delete": ("delayed", "ready", "reserved", "buried"),
+                "cancel": ("delayed", "ready", "reserved", "buried"),
             }[verb]
         )
 
     def control(self, verb: str, job: ModelJob) -> None:
         if verb == "kick":
+            job.expires = None
             self._end_lease(job, "ready")
+        elif verb == "cancel" and job.lease is not None:
+            job.lease.cancelled = True
         elif verb == "bury":
             job.error = "buried by hand"
             self._end_lease(job, "buried")
@@ -166,6 +206,12 @@ class Model:
         for job in self.in_state("delayed"):
             if job.due <= self.now:
                 job.state = "ready"
+        for job in self.in_state("delayed", "ready"):
+            if self._is_over(job):
+                self._expire(job)
+        for job in self.in_state("done"):
+            if job.kept_until <= self.now:
+                job.result_ttl = 0
         told = []
         for job in self.in_state("reserved"):
             assert job.lease is not None
@@ -181,7 +227,9 @@ class Model:
         for job in self.in_state("reserved"):
             assert job.lease is not None
             job.lease.told = False
-            if job.lease.local:
+            if job.lease.local and job.lease.cancelled:
+                self._end_lease(job, "done")
+            elif job.lease.local:
                 job.attempt -= 1
                 self._back(job, 0)
         return self.advance(0)

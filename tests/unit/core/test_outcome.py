@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from kqs.core.outcome import OK, Again, Attempted, Fail, Reason, Settlement, exit_outcome
+from kqs.core.outcome import OK, Again, Attempted, Fail, Reason, Settlement, exit_outcome, status_outcome
 from kqs.errors import KQSError
 
 
@@ -39,6 +39,37 @@ def test_every_exit_status_has_an_outcome() -> None:
     assert [status for status, outcome in outcomes.items() if outcome == "fail"] == [100]
 
 
+@pytest.mark.parametrize(
+    ("status", "outcome", "reason"),
+    [
+        (200, "ok", None),
+        (202, "ok", None),
+        (204, "ok", None),
+        (299, "ok", None),
+        (300, "fail", "HTTP status 300 (Multiple Choices): redirects are not followed"),
+        (302, "fail", "HTTP status 302 (Found): redirects are not followed"),
+        (304, "fail", "HTTP status 304 (Not Modified): redirects are not followed"),
+        (308, "fail", "HTTP status 308 (Permanent Redirect): redirects are not followed"),
+        (400, "fail", "HTTP status 400 (Bad Request)"),
+        (401, "fail", "HTTP status 401 (Unauthorized)"),
+        (404, "fail", "HTTP status 404 (Not Found)"),
+        (407, "fail", "HTTP status 407 (Proxy Authentication Required)"),
+        (408, "again", "HTTP status 408 (Request Timeout)"),
+        (409, "fail", "HTTP status 409 (Conflict)"),
+        (425, "again", "HTTP status 425 (Too Early)"),
+        (429, "again", "HTTP status 429 (Too Many Requests)"),
+        (499, "fail", "HTTP status 499"),
+        (500, "again", "HTTP status 500 (Internal Server Error)"),
+        (501, "again", "HTTP status 501 (Not Implemented)"),
+        (503, "again", "HTTP status 503 (Service Unavailable)"),
+        (599, "again", "HTTP status 599"),
+        (999, "again", "HTTP status 999"),
+    ],
+)
+def test_http_status(status: int, outcome: str, reason: str | None) -> None:
+    assert status_outcome(status) == (outcome, reason)
+
+
 def test_again_and_fail_carry_what_the_handler_said() -> None:
     assert (str(Again("busy", delay=2.5)), Again("busy", delay=2.5).delay) == ("busy", 2.5)
     assert (Again().reason, Again().delay) == ("", None)
@@ -53,13 +84,16 @@ def test_an_attempt_becomes_its_settlement() -> None:
     reason = Reason("no such file", "FileNotFoundError")
     settled = Attempted("again", 5.0, reason).settlement("1-2-b")
     assert settled == Settlement("1-2-b", "again", delay=5.0, reason=reason)
+    assert Attempted("ok", result=b"[1]").settlement("1-3-c") == Settlement(
+        "1-3-c", "ok", result=msgspec.Raw(b"[1]")
+    )
 
 
 @pytest.mark.parametrize(
     ("settlement", "wire"),
     [
         (Settlement("r", "ok"), b'{"receipt":"r","outcome":"ok"}'),
-        (Settlement("r", "ok", result=[1]), b'{"receipt":"r","outcome":"ok","result":[1]}'),
+        (Settlement("r", "ok", result=msgspec.Raw(b"[1]")), b'{"receipt":"r","outcome":"ok","result":[1]}'),
         (
             Settlement("r", "again", delay=1.5, prio="low"),
             b'{"receipt":"r","outcome":"again","delay":1.5,"prio":"low"}',

@@ -17,6 +17,7 @@ from kqs.engines.embedded import EmbeddedEngine
 from kqs.errors import DiskFull, JournalFailed
 from kqs.journal.log import Journal
 from kqs.journal.recovery import Apply
+from kqs.ports import Selection
 from kqs.testing.clock import VirtualClock
 from kqs.testing.disk import SimDisk
 from kqs.testing.embedded import SimulatedHarness, come_to_rest, open_embedded
@@ -98,7 +99,7 @@ async def test_finding_a_damaged_payload_keeps_nobody_from_the_other_jobs(
     else:
         harness.disk.inject = unreadable(harness.disk, MARK)
     taking = asyncio.ensure_future(queue.take(10, ["t"]))
-    deleting = asyncio.ensure_future(queue.engine.control("delete", [ids[0]]))
+    deleting = asyncio.ensure_future(queue.engine.control("delete", Selection([ids[0]])))
     leases = await taking
     assert await deleting == 1
     assert [lease.id for lease in leases] == [ids[0], ids[2]]
@@ -142,7 +143,7 @@ async def test_on_a_full_disk_jobs_are_refused_others_end_and_it_recovers(
     for lease, outcome in zip(leases, outcomes * 2, strict=True):
         refused = "disk_full" if outcome == "again" else None  # a retry frees nothing
         assert await queue.settle(lease, outcome) == refused
-    assert await queue.engine.control("delete", ids[10:15]) == 5
+    assert await queue.engine.control("delete", Selection(ids[10:15])) == 5
     with pytest.raises(DiskFull):
         await queue.put_one()
     disk.capacity = None
@@ -180,7 +181,7 @@ async def test_after_a_failed_sync_nothing_is_accepted_or_confirmed(
     with pytest.raises(JournalFailed):
         await queue.settle(lease)
     with pytest.raises(JournalFailed):
-        await queue.engine.control("delete", [kept])
+        await queue.engine.control("delete", Selection([kept]))
     with pytest.raises(JournalFailed):
         await queue.engine.rescue([expired.receipt])
     harness.disk.inject = None
@@ -270,7 +271,7 @@ async def test_controls_are_answered_when_durable(stepped: tuple[Queue, SteppedE
     put = asyncio.ensure_future(queue.put_one())
     await through(executor, put)
     for verb in ("bury", "kick", "delete"):
-        control = asyncio.ensure_future(queue.engine.control(verb, [put.result()]))
+        control = asyncio.ensure_future(queue.engine.control(verb, Selection([put.result()])))
         await asyncio.sleep(0)
         executor.work()
         await asyncio.sleep(0)
@@ -306,7 +307,7 @@ async def work(queue: Queue, account: Account) -> None:
                 account.receipts.add(lease.receipt)
                 account.tried[lease.data] = end
                 if end == "delete":
-                    await queue.engine.control("delete", [lease.id])
+                    await queue.engine.control("delete", Selection([lease.id]))
                 else:
                     await queue.settle(lease, end)
                 account.confirmed[lease.data] = end
@@ -410,7 +411,7 @@ async def test_an_oversize_payload_is_deleted_only_after_the_end_of_its_job_is_d
     ends = [
         asyncio.ensure_future(engine.settle([Settlement(leases[0].receipt, "ok")])),
         asyncio.ensure_future(engine.settle([Settlement(leases[1].receipt, "fail")])),
-        asyncio.ensure_future(engine.control("delete", [ids[2]])),
+        asyncio.ensure_future(engine.control("delete", Selection([ids[2]]))),
     ]
     await come_to_rest()
     executor.work()

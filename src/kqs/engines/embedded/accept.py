@@ -93,6 +93,8 @@ class Batch:
                 self._index.bulk[number] = job.options.bulk
             if job.options.key is not None:
                 keys.add(job.options.key, number, self._now, segment, self._now)
+            if job.options.expires:
+                self._index.expire(number, self._now + job.options.expires)
 
 
 class Acceptor:
@@ -151,6 +153,10 @@ class Acceptor:
             self._ledger.keep(first, batch.entries, batch.size)
             if batch.ready:
                 self._ledger.notify(list(batch.ready))
+            if self._ledger.watchers:
+                index = self._ledger.index
+                rows = map(index.table.row, range(first, first + len(jobs)))
+                self._ledger.happened_now("accepted", (self._ledger.job(row) for row in rows if row))
 
         await self._ledger.journal.append(batch.entries, first, enter)
         return first

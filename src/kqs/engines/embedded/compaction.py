@@ -12,8 +12,11 @@ that replaces its keys, is durable.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import msgspec
 import structlog
 
 from ...core import record
@@ -36,10 +39,12 @@ class Compactor:
 
     Args:
         ledger: the books.
+        carry_pauses: writes the pauses that stand in some segments again.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, carry_pauses: Callable[[list[int]], Awaitable[None]]) -> None:
         self._ledger = ledger
+        self._carry_pauses = carry_pauses
         self._task: asyncio.Task[None] | None = None
         self.carried = 0
 
@@ -69,7 +74,8 @@ class Compactor:
     def _bloated(self) -> bool:
         """Whether more than half of the log, and more than half a segment, is dead."""
         journal = self._ledger.journal
-        limit = 2 * self._ledger.index.live_bytes + journal.segment_size // 2
+        index = self._ledger.index
+        limit = 2 * (index.live_bytes + index.results.bytes) + journal.segment_size // 2
         return journal.size > limit and journal.oldest_segment != journal.open_segment
 
     async def _run(self) -> None:
@@ -85,16 +91,38 @@ class Compactor:
             return  # the server is stopping for it
 
     async def _drop(self, segments: list[int]) -> None:
-        """Give up segments no live job stands in, after their keys were carried."""
+        """Give up segments no live job stands in, after their keys, results and pauses were carried."""
         ledger = self._ledger
         for data in ledger.keys.standing_in(segments, ledger.now()):
             first = ledger.journal.take_sequences(1)
-            segment, _offset = await ledger.journal.append([record.encode_keys(first, data)], first)
+            entry = record.encode_data(record.KEYS, first, data)
+            segment, _offset = await ledger.journal.append([entry], first)
             ledger.keys.carried(data, segment)
+        await self._carry_results(segments)
+        await self._carry_pauses(segments)
         ledger.keys.dropped(segments)
+        ledger.index.results.dropped(segments)
         for number in segments:
             ledger.index.in_segment.pop(number, None)
         ledger.journal.drop_before(segments[-1] + 1)
+
+    async def _carry_results(self, segments: list[int]) -> None:
+        """Write the results that stand in these segments again, some at a time."""
+        ledger, results = self._ledger, self._ledger.index.results
+        while numbers := results.standing_in(segments):
+            first = ledger.journal.next_sequence
+            parts: list[bytes] = []
+            size = 0
+            for number in numbers:
+                kept = results.get(number)
+                if kept is None or size >= _BATCH:
+                    break
+                data = record.decode_data(ledger.read(kept.place, kept.size))
+                entry = record.encode_data(record.RESULT, first + len(parts), data)
+                ledger.when_placed(first + len(parts), partial(results.placed, number, len(entry)))
+                parts.append(entry)
+                size += len(entry)
+            await ledger.append(parts)
 
     async def _carry_segment(self, segment: int) -> None:
         """Carry every live job whose entry stands in this segment."""
@@ -152,6 +180,8 @@ class Compactor:
         except (DamagedJournal, Damaged, Newer) as damage:
             job, payload = ledger.unreadable(row, damage), b""
         ledger.add_error(row, job)
+        if job.options.expires and number not in ledger.index.expires:  # it was kicked
+            job.options = msgspec.structs.replace(job.options, expires=0)
         if job.state is not State.RESERVED:
             job.nonce = 0
         job.place = place

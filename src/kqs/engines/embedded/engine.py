@@ -15,19 +15,30 @@ import msgspec
 
 from ...core import record
 from ...core.job import SECOND, NewJob
-from ...core.lifecycle import Event
 from ...core.outcome import Settlement
 from ...core.record import FLAG_BINARY, FLAG_LOCAL, Damaged, Newer
-from ...errors import Conflict, DamagedJournal
+from ...errors import DamagedJournal
 from ...journal.log import Journal
 from ...journal.recovery import Apply
-from ...ports import BulkStore, Clock, Expired, Inserted, Lease, Refusal
+from ...ports import (
+    BulkStore,
+    Clock,
+    Expired,
+    Inserted,
+    JobEvent,
+    Lease,
+    Refusal,
+    Renewal,
+    Revoked,
+    Selection,
+)
 from .accept import Acceptor
 from .compaction import Compactor
-from .index import BURIED, DONE, READY, RESERVED
+from .control import Controller
+from .index import READY
 from .inspect import Inspector
 from .job import LiveJob, receipt_of
-from .ledger import Ledger, error_of
+from .ledger import Ledger
 from .replay import EventOptions
 from .settle import Settler
 
@@ -40,7 +51,6 @@ KEY_WINDOW: Final = 86_400.0
 KEY_CAP: Final = 500_000
 #: How often a full disk is asked again, microseconds.
 _RESERVE_EVERY: Final = SECOND // 2
-_CONTROL: Final = {"kick": Event.KICK, "bury": Event.BURY, "delete": Event.DELETE}
 
 
 class EmbeddedEngine:
@@ -59,7 +69,7 @@ class EmbeddedEngine:
     """
 
     name = "embedded"
-    capabilities = frozenset({"inspect", "idempotency"})
+    capabilities = frozenset({"inspect", "idempotency", "expiry", "results", "pause", "cancel", "watch"})
 
     def __init__(
         self,
@@ -84,7 +94,8 @@ class EmbeddedEngine:
         self._acceptor = Acceptor(ledger, self._make_space, memory_limit)
         self._settler = Settler(ledger, random, bulk)
         self._inspector = Inspector(ledger, bulk)
-        self._compactor = Compactor(ledger)
+        self._controller = Controller(ledger, self._settler)
+        self._compactor = Compactor(ledger, self._controller.carry)
         self._closing = False
         self._held_back = False
         self._reserved_at = 0
@@ -94,6 +105,9 @@ class EmbeddedEngine:
 
     def on_ready(self, notify: Callable[[Sequence[str]], None]) -> None:
         self._ledger.notify = notify
+
+    def on_revoked(self, notify: Callable[[Sequence[Revoked]], None]) -> None:
+        self._ledger.revoked = notify
 
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
         return await self._acceptor.put(jobs)
@@ -121,6 +135,11 @@ class EmbeddedEngine:
         if not jobs:
             return []
         now = self._ledger.now()
+        if index.expires and (over := [job for job, _payload in jobs if index.is_over(job.number, now)]):
+            self._settler.bury_expired(over)  # the tick comes a little late
+            jobs = [(job, payload) for job, payload in jobs if job.state is READY]
+            if not jobs:
+                return []
         options = msgspec.json.encode(EventOptions(holder=holder))
         flags = FLAG_LOCAL if local else 0
         parts: list[bytes] = []
@@ -160,12 +179,16 @@ class EmbeddedEngine:
                     job.options.bulk,
                     job.inserted,
                     expires,
+                    job.deaths,
+                    job.options.result_ttl > 0,
                 )
             )
         journal.append_unwaited(parts, first)
+        if self._ledger.watchers:
+            self._ledger.happened_now("reserved", (job for job, _payload in jobs))
         return leases
 
-    async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[bool]:
+    async def renew(self, receipts: Sequence[str], progress: dict[str, Any] | None = None) -> list[Renewal]:
         index, journal = self._index, self.journal
         now = self._ledger.now()
         jobs = [index.leases.get(receipt) for receipt in receipts]
@@ -180,45 +203,38 @@ class EmbeddedEngine:
                 parts.append(self._ledger.event(record.RENEW, sequence, job, now, job.expires))
                 sequence += 1
             journal.append_unwaited(parts, first)
-        return [job is not None for job in jobs]
+            if progress is not None and self._ledger.watchers:
+                self._ledger.happened_now("progress", current)
+        return ["lost" if job is None else "cancelled" if job.cancelled else "renewed" for job in jobs]
 
     async def settle(self, settlements: Sequence[Settlement]) -> list[Refusal]:
         await self._make_room()
         return await self._settler.settle(settlements)
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
-        await self._settler.rescue(receipts, died=died, reason=reason)
+    async def rescue(
+        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+    ) -> None:
+        await self._settler.rescue(receipts, died=died, alone=alone, reason=reason)
 
     def held_by(self, holder: str) -> list[str]:
         return list(self._index.held_by(holder))
 
     # -- control and inspection -----------------------------------------------------------------
 
-    async def control(self, verb: str, ids: Sequence[str]) -> int:
-        event = _CONTROL[verb]
-        jobs = list({job.number: job for job in map(self._ledger.find, ids)}.values())
-        for job in jobs:
-            if job.state is DONE:
-                raise Conflict(f"job {self._ledger.id_of(job.number)} is done already", field="id")
-            if (verb == "kick" and job.state in (READY, RESERVED)) or (
-                verb == "bury" and job.state is BURIED
-            ):
-                raise Conflict(f"a {job.state.name.lower()} job can't be {verb}ed", field="id")
-        now = self._ledger.now()
-        parts: list[bytes] = []
-        ready: dict[str, None] = {}
-        first = self.journal.next_sequence
-        for job in jobs:
-            if event is Event.DELETE:
-                options = msgspec.json.encode(EventOptions(outcome="deleted"))
-                parts.append(self._ledger.event(event, first + len(parts), job, now, now, options))
-                self._settler.finish(job, event, now, "deleted")
-            else:
-                error = error_of("buried by hand", now, "bury") if event is Event.BURY else None
-                parts.append(self._ledger.move(job, event, first + len(parts), now, error=error))
-                ready[job.type] = None
-        await self._ledger.append(parts, ready)
-        return len(jobs)
+    async def control(self, verb: str, selection: Selection) -> int:
+        return await self._controller.control(verb, selection)
+
+    async def pause(self, type: str, paused: bool) -> None:
+        await self._controller.pause(type, paused)
+
+    def paused(self) -> list[str]:
+        return sorted(self._index.paused)
+
+    def watch(
+        self, listener: Callable[[JobEvent], None], *, id: str | None = None, type: str | None = None
+    ) -> Callable[[], None]:
+        number = None if id is None else self._ledger.number_of(id)
+        return self._ledger.watchers.add(listener, number, type)
 
     async def job(self, id: str, *, data: bool = False) -> dict[str, Any]:
         return await self._inspector.job(id, data=data)
@@ -239,11 +255,13 @@ class EmbeddedEngine:
                 "payload_bytes": self._ledger.cached,
             },
             "keys": len(self._ledger.keys),
+            "results": len(self._index.results),
+            "paused": self.paused(),
         }
 
     def bulk_names(self) -> set[str]:
-        """Names of all payloads in the bulk store that live jobs refer to."""
-        return {ref.name for ref in self._index.bulk.values()}
+        """Names of all payloads and results in the bulk store that something refers to."""
+        return {ref.name for ref in self._index.bulk.values()} | self._index.results.bulk_names()
 
     @property
     def longest_ttr(self) -> float:
@@ -251,8 +269,13 @@ class EmbeddedEngine:
         return max((job.ttr for job in self._index.leases.values()), default=0) / 1000
 
     def ready_types(self) -> dict[str, int]:
-        """How many jobs are ready, by type, of the types that have any."""
-        return {name: counts[READY] for name, counts in self._index.counts.items() if counts[READY]}
+        """How many jobs are ready, by type, of the types that have any and are not paused."""
+        paused = self._index.paused
+        return {
+            name: counts[READY]
+            for name, counts in self._index.counts.items()
+            if counts[READY] and name not in paused
+        }
 
     # -- time and space -------------------------------------------------------------------------
 
@@ -261,6 +284,7 @@ class EmbeddedEngine:
         released = self._index.release_due(now)
         if released:
             self._ledger.notify(released)
+        self._settler.tidy()
         self._reserve()
         self._compactor.poke()
         return [

@@ -9,6 +9,7 @@ in memory as well.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -19,6 +20,7 @@ from ...core.recent import Recent
 from ...core.record import Damaged, EventRecord
 from ...core.timers import DeadlineWheel, DueCalendar
 from .job import LiveJob, Loaded, load, receipt_of
+from .results import RESULT_BYTES, ResultIndex
 from .table import PRIO_MASK, ROW_BYTES, STATE_BITS, STATE_MASK, TYPE_SHIFT, JobTable, Row, pack_meta
 
 READY: Final = State.READY
@@ -33,6 +35,8 @@ SETTLED: Final = 50_000
 _ROW: Final = ROW_BYTES + 16
 _LEASE: Final = 1200
 _TYPE: Final = 600
+#: An expiry: two dict entries and a place in the calendar.
+_EXPIRY: Final = 150
 
 
 class Finished(NamedTuple):
@@ -64,6 +68,9 @@ class Index:
         self.in_segment: dict[int, int] = {}
         self.live_bytes = 0
         self.bulk: dict[int, BulkRef] = {}
+        self.expires: dict[int, int] = {}
+        self.results = ResultIndex()
+        self.paused: dict[str, int] = {}
         self.history: Recent[int, LiveJob | Finished] = Recent(HISTORY)
         self.settled: Recent[str, str] = Recent(SETTLED)
         self._types: list[str] = []
@@ -71,6 +78,8 @@ class Index:
         self._ready = ReadyQueue()
         self._delayed = DueCalendar(self._due_of_delayed)
         self._expiry = DeadlineWheel()
+        self._expiries = DueCalendar(self.expires.get)
+        self._overdue: deque[int] = deque()
 
     # -- rows -----------------------------------------------------------------------------------
 
@@ -103,7 +112,13 @@ class Index:
     @property
     def memory(self) -> int:
         """Estimated bytes of everything here that grows with the backlog."""
-        return len(self.table) * _ROW + len(self.leases) * _LEASE + len(self._types) * _TYPE
+        return (
+            len(self.table) * _ROW
+            + len(self.leases) * _LEASE
+            + len(self._types) * _TYPE
+            + len(self.expires) * _EXPIRY
+            + len(self.results) * RESULT_BYTES
+        )
 
     # -- moving ---------------------------------------------------------------------------------
 
@@ -182,6 +197,7 @@ class Index:
         job.nonce = 0
         job.holder = ""
         job.local = False
+        job.cancelled = False
         job.progress = None
 
     def renew(self, job: LiveJob, expires: int) -> None:
@@ -190,12 +206,17 @@ class Index:
         job.expires = expires
         self._expiry.add(job.number, expires)
 
-    def finish(self, job: LiveJob, event: Event, now: int, outcome: str) -> None:
-        """A job ends: acked or deleted."""
+    def finish(self, job: LiveJob, event: Event, now: int, outcome: str, said: str = "") -> None:
+        """A job ends: acked, deleted or cancelled.
+
+        Args:
+            outcome: as shown.
+            said: by its worker, when that differs.
+        """
         row = self.row(job.number)
         after = step(self.state_of(row), event)
         if job.state is RESERVED:
-            self.settled[receipt_of(job)] = outcome
+            self.settled[receipt_of(job)] = said or outcome
             self.drop_lease(job)
         self._set_state(row, job, after)
         job.finished = now
@@ -241,6 +262,8 @@ class Index:
         job.prio = prio
         if error is not None:
             job.error = error
+        if event is Event.KICK:
+            self.expires.pop(job.number, None)  # a person wants it run
         self._set_state(row, job, after)
         self.wait(after, job.prio, job.type, job.number, due)
 
@@ -269,6 +292,47 @@ class Index:
     def pop_expired(self, now: int) -> list[LiveJob]:
         """Leases that are over. Each is told once; the job stays reserved until it is rescued or settled."""
         return [self.leased[number] for number in self._expiry.pop_due(now)]
+
+    def cancel(self, job: LiveJob) -> None:
+        """A job that runs ends with its lease."""
+        step(job.state, Event.CANCEL)
+        job.cancelled = True
+
+    # -- expiry and pauses ----------------------------------------------------------------------
+
+    def expire(self, number: int, at: int) -> None:
+        """A job is buried when it still waits at this time."""
+        self.expires[number] = at
+        self._expiries.add(number, at)
+
+    def is_over(self, number: int, now: int) -> bool:
+        """Whether a job's time to run is over."""
+        return bool(self.expires) and self.expires.get(number, now + 1) <= now
+
+    def pop_overdue(self, now: int, most: int) -> list[int]:
+        """Waiting jobs whose time is over, some of them; those that run are looked at when they come back."""
+        self._overdue.extend(self._expiries.pop_due(now))
+        found: list[int] = []
+        while self._overdue and len(found) < most:
+            number = self._overdue.popleft()
+            row = self.table.row(number)
+            if row is not None and self.is_over(number, now) and self.state_of(row) in (READY, DELAYED):
+                found.append(number)
+        return found
+
+    def pause(self, type_: str, segment: int) -> None:
+        """Hand out no job of a type.
+
+        Args:
+            segment: where that stands.
+        """
+        self.paused[type_] = segment
+        self._ready.hold(type_)
+
+    def resume(self, type_: str) -> None:
+        """The end of a :meth:`pause`."""
+        self.paused.pop(type_, None)
+        self._ready.let_go(type_)
 
     def carried(self, number: int, old: int, place: int, size: int, error: dict[str, Any] | None) -> None:
         """A job's state now stands in a carry entry, if the job has not ended meanwhile.
@@ -317,8 +381,8 @@ class Index:
 
     def next_wake(self) -> int | None:
         """The earliest time :meth:`release_due` or :meth:`pop_expired` has something to do."""
-        times = [time for time in (self._delayed.next_wake(), self._expiry.next_wake()) if time is not None]
-        return min(times, default=None)
+        wakes = (self._delayed.next_wake(), self._expiry.next_wake(), self._expiries.next_wake())
+        return min((time for time in wakes if time is not None), default=None)
 
     def oldest_ready(self) -> Row | None:
         """The ready job that was inserted first."""
@@ -351,6 +415,8 @@ class Index:
         self.counts[job.type][job.state] += 1
         if job.options.bulk is not None:
             self.bulk[job.number] = job.options.bulk
+        if job.options.expires:
+            self.expire(job.number, job.inserted + job.options.expires)
         if job.state is RESERVED:
             self.hold(job)
         else:
@@ -393,6 +459,8 @@ class Index:
         self.in_segment[chunk.place[at] >> 32] -= 1
         self.live_bytes -= chunk.size[at]
         self.bulk.pop(chunk.number[at], None)
+        if self.expires:
+            self.expires.pop(chunk.number[at], None)
         self.table.remove(row)
 
     def load(self, row: Row, entry: bytes) -> Loaded:

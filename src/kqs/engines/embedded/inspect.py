@@ -6,6 +6,10 @@ import asyncio
 from itertools import islice
 from typing import Any, Final
 
+import msgspec
+from msgspec import Raw
+
+from ...core import record
 from ...core.job import SECOND
 from ...core.lifecycle import State
 from ...errors import NotFound
@@ -13,7 +17,8 @@ from ...ports import BulkStore
 from .index import DONE
 from .job import LiveJob, load
 from .ledger import Ledger
-from .show import shown
+from .results import Result, decode_result
+from .show import iso, shown
 
 #: Most jobs looked at by one ``jobs`` call between two turns of the loop.
 _SCAN: Final = 20_000
@@ -32,7 +37,13 @@ class Inspector:
         self._bulk = bulk
 
     async def job(self, id: str, *, data: bool = False) -> dict[str, Any]:
-        job = self._ledger.find(id)
+        try:
+            job = self._ledger.find(id)
+        except NotFound:
+            number = self._ledger.number_of(id)
+            if number is None or (result := await self._result(number)) is None:
+                raise
+            return {**_remembered(result, id), "result": result.value}
         payload = None
         if data and job.state is not DONE:
             bulk = job.options.bulk
@@ -40,7 +51,20 @@ class Inspector:
                 payload = load(self._ledger.entry(self._ledger.index.row(job.number)), job.place).payload
             elif self._bulk is not None:
                 payload = await self._bulk.get(bulk)
-        return shown(job, self._ledger.id_of(job.number), payload)
+        view = shown(job, self._ledger.id_of(job.number), payload)
+        if job.state is DONE and (result := await self._result(job.number)) is not None:
+            view["result"] = result.value
+        return view
+
+    async def _result(self, number: int) -> Result | None:
+        """A job's kept result."""
+        kept = self._ledger.index.results.get(number)
+        if kept is None:
+            return None
+        result = kept.pending or decode_result(record.decode_data(self._ledger.read(kept.place, kept.size)))
+        if result.bulk is not None and self._bulk is not None:
+            return msgspec.structs.replace(result, value=Raw(await self._bulk.get(result.bulk)))
+        return result
 
     async def jobs(
         self, *, state: str | None, type: str | None, limit: int, after: str | None
@@ -103,3 +127,14 @@ class Inspector:
         oldest = self._ledger.index.oldest_ready()
         age = None if oldest is None else max(0, self._ledger.now() - oldest.chunk.due[oldest.at]) / SECOND
         return {"jobs": totals, "types": types, "oldest_ready_age": age}
+
+
+def _remembered(result: Result, id: str) -> dict[str, Any]:
+    """What is known of a job that is forgotten but for its result."""
+    return {
+        "id": id,
+        "type": result.type,
+        "state": "done",
+        "outcome": "ok",
+        "finished_at": iso(result.at),
+    }

@@ -46,6 +46,7 @@ class LiveJob(Struct, gc=False):
         inserted, due, leased, expires, finished: microseconds since 1970.
         ttr: milliseconds.
         nonce: of the current lease; 0 when there is none.
+        cancelled: whether it ends with this lease.
         error: the last one, as shown, or None.
         error_place: where the event entry with the last error lies, once the job has ended; 0: nowhere else.
     """
@@ -69,6 +70,7 @@ class LiveJob(Struct, gc=False):
     expires: int = 0
     finished: int = 0
     local: bool = False
+    cancelled: bool = False
     holder: str = ""
     outcome: str = ""
     error: dict[str, Any] | None = None
@@ -114,7 +116,7 @@ def load(entry: bytes, place: int) -> Loaded:
         carry.type,
         State(carry.state),
         carry.prio,
-        carry.flags & ~record.FLAG_LOCAL,
+        carry.flags & ~_LEASE_FLAGS,
         carry.inserted,
         options.due if carry.state == State.RESERVED else carry.due,
         carry.ttr,
@@ -129,6 +131,7 @@ def load(entry: bytes, place: int) -> Loaded:
         carry.due if carry.state == State.RESERVED else 0,
         0,
         bool(carry.flags & record.FLAG_LOCAL),
+        bool(carry.flags & record.FLAG_CANCELLED),
         options.holder,
         error=options.error,
     )
@@ -142,7 +145,7 @@ def encode_carry(job: LiveJob, payload: bytes, sequence: int) -> bytes:
     text = b"" if options == _NO_CARRY_OPTIONS else msgspec.json.encode(options)
     return record.encode_carry(
         sequence,
-        job.flags | (record.FLAG_LOCAL if job.local else 0),
+        job.flags | (record.FLAG_LOCAL if job.local else 0) | (record.FLAG_CANCELLED if job.cancelled else 0),
         job.number,
         job.state,
         job.deaths,
@@ -159,6 +162,8 @@ def encode_carry(job: LiveJob, payload: bytes, sequence: int) -> bytes:
 
 
 _NO_CARRY_OPTIONS = CarryOptions()
+#: Flags of a carry entry that are the lease's, not the payload's.
+_LEASE_FLAGS = record.FLAG_LOCAL | record.FLAG_CANCELLED
 
 
 def receipt_of(job: LiveJob) -> str:

@@ -7,7 +7,7 @@ of the loop, so that the order of the entries is the order of the changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -21,16 +21,25 @@ from ...core.record import Damaged, Newer
 from ...errors import DamagedJournal, NotFound
 from ...journal.log import Journal, Location
 from ...journal.recovery import Apply
-from ...ports import Clock
+from ...ports import Clock, JobEvent, Revoked
 from .index import BURIED, Finished, Index
 from .job import LiveJob, load
 from .keys import KeyIndex
 from .replay import EventOptions, Replay, event_options
-from .show import iso
+from .show import iso, shown
 from .table import Row
+from .watch import Listener, Watchers, deliver
 
 #: Bytes of journal that must stay free for each live job: its ack or delete, and one more lease.
 RESERVE = 160
+#: What watchers call the events of the lifecycle.
+_TOLD_AS = {
+    Event.RETRY: "again",
+    Event.BURY: "buried",
+    Event.RELEASE: "released",
+    Event.RESCUE: "rescued",
+    Event.KICK: "kicked",
+}
 
 
 class Ledger:
@@ -46,6 +55,8 @@ class Ledger:
     Attributes:
         cached: bytes of payload in memory now.
         notify: told the types of jobs that became ready.
+        revoked: told the leases that were taken from their workers.
+        watchers: told of what happens to jobs.
     """
 
     def __init__(
@@ -62,7 +73,10 @@ class Ledger:
         self._entries: dict[int, bytes] = {}
         self.cached = 0
         self._errors: dict[int, tuple[int, EventOptions]] = {}
-        self._failed: list[tuple[int, int]] = []
+        self._placing: list[tuple[int, Callable[[int], None]]] = []
+        self._events: list[tuple[list[Listener], JobEvent]] = []
+        self.watchers = Watchers()
+        self.revoked: Callable[[Sequence[Revoked]], None] = lambda leases: None
         self.notify: Callable[[Sequence[str]], None] = lambda types: None
         self.index = Index()
         self.keys = KeyIndex(key_window, key_cap)
@@ -111,7 +125,7 @@ class Ledger:
             DamagedJournal: it has ended, and its entry does not read back.
         """
         number = self.number_of(id)
-        if number is not None:
+        if number is not None and id == self.id_of(number):
             if (row := self.index.table.row(number)) is not None:
                 return self.job(row)
             if (ended := self.ended(self.index.history.get(number))) is not None:
@@ -308,15 +322,19 @@ class Ledger:
             error=error,
             outcome=outcome,
         )
+        if self.watchers:
+            self.happened(_TOLD_AS[event], job)
         text = msgspec.json.encode(options) if outcome or error else b""
         return record.encode_event(
             event, sequence, 0, job.number, now, due, nonce, job.attempt, job.prio, job.deaths, text
         )
 
-    def finish(self, job: LiveJob, event: Event, now: int, outcome: str) -> None:
-        """A job ends: acked or deleted; its entry is the caller's."""
+    def finish(self, job: LiveJob, event: Event, now: int, outcome: str, said: str = "") -> None:
+        """A job ends: acked, deleted or cancelled; its entry is the caller's."""
         self._forget_entry(job.number)
-        self.index.finish(job, event, now, outcome)
+        self.index.finish(job, event, now, outcome, said)
+        if self.watchers:
+            self.happened("done" if outcome == "ok" else outcome, job)
 
     async def append(self, parts: list[bytes], ready: Collection[str] = ()) -> None:
         """Journal entries whose sequences count up from ``next_sequence``; returns when durable.
@@ -333,28 +351,54 @@ class Ledger:
         await done
 
     def submit(self, parts: list[bytes]) -> asyncio.Future[Location]:
-        """Journal entries; where the errors among them stand is noted when that is known."""
+        """Journal entries; when they are durable, tell who wants to know where they are or what happened."""
         first = self.journal.take_sequences(len(parts))
-        if not self._failed:
+        if not (self._placing or self._events):
             return self.journal.append(parts, first)
-        failed, self._failed = self._failed, []
+        placing, self._placing = self._placing, []
+        events, self._events = self._events, []
         sizes = list(map(len, parts))
 
-        def place_errors(location: Location) -> None:
+        def durable(location: Location) -> None:
             places = list(accumulate(sizes, initial=location.segment << 32 | location.offset))
-            for number, sequence in failed:
-                row = self.index.table.row(number)
-                if row is not None:
-                    row.chunk.error[row.at] = places[sequence - first]
-                if self._errors.get(number, (0,))[0] == sequence:
-                    del self._errors[number]
+            for sequence, placed in placing:
+                placed(places[sequence - first])
+            deliver(events)
 
-        return self.journal.append(parts, first, place_errors)
+        return self.journal.append(parts, first, durable)
+
+    def when_placed(self, sequence: int, placed: Callable[[int], None]) -> None:
+        """Have a function told the place of the entry with this sequence, which is submitted next."""
+        self._placing.append((sequence, placed))
 
     def _note_error(self, number: int, sequence: int, options: EventOptions) -> None:
         """A job's new last error, which the entry with this sequence holds, once that is submitted."""
         self._errors[number] = (sequence, options)
-        self._failed.append((number, sequence))
+
+        def placed(place: int) -> None:
+            row = self.index.table.row(number)
+            if row is not None:
+                row.chunk.error[row.at] = place
+            if self._errors.get(number, (0,))[0] == sequence:
+                del self._errors[number]
+
+        self.when_placed(sequence, placed)
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def happened(self, event: str, job: LiveJob) -> None:
+        """Have watchers told when what is submitted next is durable."""
+        if listeners := self.watchers.of(job.number, job.type):
+            self._events.append((listeners, self._event_of(event, job)))
+
+    def happened_now(self, event: str, jobs: Iterable[LiveJob]) -> None:
+        """Tell watchers of what need not be durable, or is."""
+        for job in jobs:
+            if listeners := self.watchers.of(job.number, job.type):
+                deliver([(listeners, self._event_of(event, job))])
+
+    def _event_of(self, event: str, job: LiveJob) -> JobEvent:
+        return JobEvent(event, self.now(), shown(job, self.id_of(job.number)))
 
 
 def error_of(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:

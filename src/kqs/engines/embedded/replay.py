@@ -22,6 +22,8 @@ from ...errors import Conflict
 from .index import DELAYED, HISTORY, READY, RESERVED, SETTLED, Finished, Index
 from .job import load
 from .keys import KeyIndex
+from .pauses import decode_pause
+from .results import decode_result
 from .table import PRIO_MASK, STATE_BITS, STATE_MASK, TYPE_SHIFT, Row, pack_meta
 
 _options = msgspec.json.Decoder(JobOptions)
@@ -62,6 +64,7 @@ class Replay:
         self._keys = keys
         self._type_ids: dict[bytes, int] = {}
         self._leases: dict[int, EventRecord] = {}
+        self._cancelled: set[int] = set()
         self._settled: deque[tuple[EventRecord, EventRecord]] = deque(maxlen=SETTLED)
         self._finished: deque[Finished] = deque(maxlen=HISTORY)
 
@@ -163,6 +166,8 @@ class Replay:
             self._index.bulk[number] = options.bulk
         if options.key is not None:
             self._keys.add(options.key, number, inserted, segment, inserted)
+        if options.expires:
+            self._index.expire(number, inserted + options.expires)
 
     def _other(self, entry: bytes, offset: int, segment: int) -> None:
         """Any entry that is no accept."""
@@ -172,9 +177,21 @@ class Replay:
         elif kind == record.CARRY:
             job = load(entry, segment << 32 | offset).job
             self._leases.pop(job.number, None)
+            self._cancelled.discard(job.number)
+            self._index.expires.pop(job.number, None)
             self._index.restore(job)
         elif kind == record.KEYS:
-            self._keys.carried(record.decode_keys(entry), segment)
+            self._keys.carried(record.decode_data(entry), segment)
+        elif kind == record.RESULT:
+            result = decode_result(record.decode_data(entry))
+            self._index.results.add(result)
+            self._index.results.placed(result.job, len(entry), segment << 32 | offset)
+        elif kind == record.PAUSE:
+            pause = decode_pause(record.decode_data(entry))
+            if pause.paused:
+                self._index.pause(pause.type, segment)
+            else:
+                self._index.resume(pause.type)
         else:
             raise Newer(f"entry kind {kind}")
 
@@ -186,6 +203,13 @@ class Replay:
         state = State(meta & STATE_MASK)
         if event.kind == record.RENEW:
             self._renew(event)
+            return
+        if event.kind == record.CANCEL:
+            step(state, Event.CANCEL)
+            if (job := self._index.leased.get(event.job)) is not None:
+                job.cancelled = True
+            else:
+                self._cancelled.add(event.job)
             return
         if state is RESERVED:
             self._end_lease(event)
@@ -218,6 +242,7 @@ class Replay:
 
     def _end_lease(self, event: EventRecord) -> None:
         leased = self._leases.pop(event.job, None)
+        self._cancelled.discard(event.job)
         if leased is not None:
             self._settled.append((leased, event))
         elif (job := self._index.leased.get(event.job)) is not None:
@@ -238,6 +263,8 @@ class Replay:
         row.chunk.due[row.at] = event.due
         row.chunk.attempt[row.at] = event.attempt
         row.chunk.deaths[row.at] = event.deaths
+        if event.kind == Event.KICK:
+            index.expires.pop(event.job, None)
         if b'"error"' in event.options:
             row.chunk.error[row.at] = place
         index.wait(after, event.prio, index.type_of(row), event.job, event.due)
@@ -255,6 +282,7 @@ class Replay:
             options = _event(event)
             job.nonce, job.leased, job.expires = event.nonce, event.at, event.due
             job.holder, job.local = options.holder, bool(event.flags & record.FLAG_LOCAL)
+            job.cancelled = event.job in self._cancelled
             index.hold(job)
         for leased, event in self._settled:
             outcome = _event(event).outcome

@@ -11,26 +11,35 @@ To test an engine, write an :class:`EngineHarness` for it and, in a test module:
             yield harness
             await harness.close()
 
-The cases are split by verb: ``put reserve settle renew rescue control inspect time restart``. A case that
+The cases are split by verb: ``put reserve settle renew rescue control cancel pause
+expiry results watch inspect time restart``. A case that
 needs a capability the engine does not declare is skipped. ``kqs.testing.engine_machine`` goes further, with
 random operations against a model.
 """
 
 import pytest
 
-_PARTS = ("harness", "control", "inspect", "put", "renew", "rescue", "reserve", "restart", "settle", "time")
+_PARTS = (
+    *("harness", "cancel", "control", "expiry", "inspect", "pause", "put", "renew", "rescue", "reserve"),
+    *("restart", "results", "settle", "time", "watch"),
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
+from .cancel import CancelCases  # noqa: E402
 from .control import ControlCases  # noqa: E402
+from .expiry import ExpiryCases  # noqa: E402
 from .harness import EngineHarness, Queue, new_job  # noqa: E402
 from .inspect import InspectCases  # noqa: E402
+from .pause import PauseCases  # noqa: E402
 from .put import PutCases  # noqa: E402
 from .renew import RenewCases  # noqa: E402
 from .rescue import RescueCases  # noqa: E402
 from .reserve import ReserveCases  # noqa: E402
 from .restart import RestartCases  # noqa: E402
+from .results import ResultCases  # noqa: E402
 from .settle import SettleCases  # noqa: E402
 from .time import TimeCases  # noqa: E402
+from .watch import WatchCases  # noqa: E402
 
 
 class EngineSuite(
@@ -40,6 +49,11 @@ class EngineSuite(
     RenewCases,
     RescueCases,
     ControlCases,
+    CancelCases,
+    PauseCases,
+    ExpiryCases,
+    ResultCases,
+    WatchCases,
     InspectCases,
     TimeCases,
     RestartCases,

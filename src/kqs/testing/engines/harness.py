@@ -62,9 +62,15 @@ def new_job(
     ttr: float = DEFAULT_TTR,
     max_attempts: int = 0,
     retry: RetryPolicy | None = None,
+    expires: float = 0,
+    result_ttl: float = 0,
 ) -> NewJob:
     """A valid job, with the defaults a caller gets."""
-    options = JobOptions(max_attempts, retry) if max_attempts or retry else NO_OPTIONS
+    options = JobOptions(
+        max_attempts, retry, expires=round(expires * SECOND), result_ttl=round(result_ttl * SECOND)
+    )
+    if options == NO_OPTIONS:
+        options = NO_OPTIONS
     return NewJob(type, data, binary, PRIO_NUMBER[prio], round(delay * SECOND), round(ttr * 1000), options)
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from kqs.errors import NotFound
+from kqs.ports import Selection
 
 from .control import NO_IDS
 from .harness import Cases, Queue, new_job
@@ -96,7 +97,7 @@ class InspectCases(Cases):
     async def test_pages_can_be_narrowed_by_state_and_type(self, queue: Queue) -> None:
         queue.require("inspect")
         ids = await queue.put(*(new_job("ab"[number % 2], delay=60 * (number % 3)) for number in range(12)))
-        await queue.engine.control("bury", ids[:2])
+        await queue.engine.control("bury", Selection(ids[:2]))
 
         async def find(state: str | None, type: str | None) -> list[str]:
             page, after = await queue.engine.jobs(state=state, type=type, limit=50, after=None)
@@ -121,7 +122,7 @@ class InspectCases(Cases):
         ids = await queue.put(*(new_job() for _ in range(6)))
         page, after = await queue.engine.jobs(state="ready", type=None, limit=2, after=None)
         assert [view["id"] for view in page] == ids[:2]
-        await queue.engine.control("delete", [ids[1], ids[2]])
+        await queue.engine.control("delete", Selection([ids[1], ids[2]]))
         page, _after = await queue.engine.jobs(state="ready", type=None, limit=2, after=after)
         assert [view["id"] for view in page] == ids[3:5]
 
@@ -135,7 +136,7 @@ class InspectCases(Cases):
         none = {"delayed": 0, "ready": 0, "reserved": 0, "buried": 0, "done": 0}
         assert queue.counts() == none
         ids = await queue.put(new_job("a"), new_job("a"), new_job("a", delay=9), new_job("b"), new_job("b"))
-        await queue.engine.control("bury", [ids[3]])
+        await queue.engine.control("bury", Selection([ids[3]]))
         leases = await queue.take(2, ["a"])
         await queue.settle(leases[0])
         stats = queue.engine.stats()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from kqs.ports import Selection
+
 from .harness import Cases, Queue, new_job
 
 
@@ -13,7 +15,7 @@ class RenewCases(Cases):
         lease = await queue.take_one()
         for _ in range(3):
             assert await queue.advance(8) == []
-            assert await queue.engine.renew([lease.receipt]) == [True]
+            assert await queue.engine.renew([lease.receipt]) == ["renewed"]
         assert await queue.advance(9.9) == []
         assert [expired.receipt for expired in await queue.advance(0.1 + queue.harness.slack)] == [
             lease.receipt
@@ -22,7 +24,7 @@ class RenewCases(Cases):
     async def test_a_renewed_lease_stays_the_same_lease(self, queue: Queue) -> None:
         id = await queue.put_one()
         lease = await queue.take_one()
-        assert await queue.engine.renew([lease.receipt]) == [True]
+        assert await queue.engine.renew([lease.receipt]) == ["renewed"]
         assert queue.engine.held_by("worker") == [lease.receipt]
         assert (await queue.view(id))["attempt"] == 1
         assert await queue.settle(lease) is None
@@ -32,7 +34,7 @@ class RenewCases(Cases):
         a, b, c = await queue.take(3)
         await queue.settle(b)
         receipts = ["nonsense", a.receipt, b.receipt, c.receipt, ""]
-        assert await queue.engine.renew(receipts) == [False, True, False, True, False]
+        assert await queue.engine.renew(receipts) == ["lost", "renewed", "lost", "renewed", "lost"]
         assert await queue.engine.renew([]) == []
 
     @pytest.mark.parametrize("end", ["ok", "again", "fail", "release", "rescue", "bury", "delete"])
@@ -40,21 +42,21 @@ class RenewCases(Cases):
         id = await queue.put_one()
         lease = await queue.take_one()
         if end in ("bury", "delete"):
-            await queue.engine.control(end, [id])
+            await queue.engine.control(end, Selection([id]))
         elif end == "rescue":
             await queue.engine.rescue([lease.receipt])
         else:
             await queue.settle(lease, end)
         before = await queue.view(id)
-        assert await queue.engine.renew([lease.receipt]) == [False]
+        assert await queue.engine.renew([lease.receipt]) == ["lost"]
         assert await queue.view(id) == before
 
     async def test_renewing_after_the_end_works_or_does_not_but_not_both(self, queue: Queue) -> None:
         id = await queue.put_one(ttr=5)
         lease = await queue.take_one()
         expired = await queue.run_out(5)
-        [renewed] = await queue.engine.renew([lease.receipt])
-        if renewed:
+        [became] = await queue.engine.renew([lease.receipt])
+        if became == "renewed":
             assert [lease.receipt for lease in expired] in ([], [lease.receipt])
             assert await queue.advance(4.9) == []
             assert await queue.state(id) == "reserved"
@@ -68,9 +70,9 @@ class RenewCases(Cases):
         lease = await queue.take_one()
         assert "progress" not in await queue.view(id)
         progress = {"fraction": 0.25, "message": "one of four"}
-        assert await queue.engine.renew([lease.receipt], progress) == [True]
+        assert await queue.engine.renew([lease.receipt], progress) == ["renewed"]
         assert (await queue.view(id))["progress"] == progress
-        assert await queue.engine.renew([lease.receipt]) == [True]
+        assert await queue.engine.renew([lease.receipt]) == ["renewed"]
         assert (await queue.view(id))["progress"] == progress
         await queue.settle(lease, "release")
         assert "progress" not in await queue.view(id)

@@ -126,7 +126,7 @@ class RescueCases(Cases):
         lease = await queue.take_one()
         await queue.engine.rescue([lease.receipt])
         assert await queue.settle(lease) == "stale_receipt"
-        assert await queue.engine.renew([lease.receipt]) == [False]
+        assert await queue.engine.renew([lease.receipt]) == ["lost"]
         assert await queue.state(id) == "ready"
 
     async def test_nothing_to_rescue(self, queue: Queue) -> None:

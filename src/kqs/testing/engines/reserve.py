@@ -8,6 +8,7 @@ from itertools import permutations
 import pytest
 
 from kqs.core.job import PRIOS
+from kqs.ports import Selection
 
 from .harness import Cases, Queue, new_job
 
@@ -86,7 +87,7 @@ class ReserveCases(Cases):
         delayed, buried, leased, ready = await queue.put(
             new_job(delay=60), new_job("bury"), new_job("lease"), new_job()
         )
-        await queue.engine.control("bury", [buried])
+        await queue.engine.control("bury", Selection([buried]))
         assert (await queue.take_one(["lease"])).id == leased
         assert await queue.take_ids() == [ready]
         assert await queue.states([delayed, buried, leased]) == ["delayed", "buried", "reserved"]
@@ -106,8 +107,8 @@ class ReserveCases(Cases):
     async def test_a_job_that_went_back_and_forth_counts_once(self, queue: Queue) -> None:
         first, second, third = await queue.put(new_job(), new_job(), new_job())
         for _ in range(3):
-            await queue.engine.control("bury", [first])
-            await queue.engine.control("kick", [first])
+            await queue.engine.control("bury", Selection([first]))
+            await queue.engine.control("kick", Selection([first]))
         assert await queue.take_ids(2) == [first, second]
         assert await queue.take_ids(2) == [third]
 

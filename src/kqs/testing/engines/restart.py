@@ -9,6 +9,7 @@ import pytest
 from kqs.core.job import PRIOS
 from kqs.core.retry import RetryPolicy
 from kqs.errors import Conflict, NotFound
+from kqs.ports import Selection
 
 from .harness import Cases, Queue, new_job
 from .put import EVERY_BYTE, JSON_TEXTS
@@ -33,8 +34,8 @@ class RestartCases(Cases):
             if number % 5 != 4:
                 outcome = ("ok", "again", "fail", "release")[number % 5]
                 await queue.settle(lease, outcome, reason=f"reason {number}", delay=50)
-        await queue.engine.control("bury", [ids[-1]])
-        await queue.engine.control("delete", [ids[-2]])
+        await queue.engine.control("bury", Selection([ids[-1]]))
+        await queue.engine.control("delete", Selection([ids[-2]]))
         before, counts = await queue.everything(), queue.counts()
         assert len({view["state"] for view in before}) == 4
         for _ in range(3):
@@ -148,7 +149,7 @@ class RestartCases(Cases):
         await queue.restart(way)
         assert await queue.take() == []
         assert (await queue.view(id))["last_error"]["message"] == "why"
-        await queue.engine.control("kick", [id])
+        await queue.engine.control("kick", Selection([id]))
         await queue.restart(way)
         assert await queue.take_ids() == [id]
 
@@ -156,7 +157,7 @@ class RestartCases(Cases):
     async def test_what_is_over_stays_over(self, queue: Queue, way: str) -> None:
         acked, deleted, live = await queue.put(new_job(), new_job(), new_job())
         await queue.settle(await queue.take_one())
-        await queue.engine.control("delete", [deleted])
+        await queue.engine.control("delete", Selection([deleted]))
         for _ in range(3):
             await queue.restart(way)
             for id in (acked, deleted):
@@ -165,7 +166,7 @@ class RestartCases(Cases):
                 except NotFound:
                     pass  # forgotten, which is as good
                 with pytest.raises((Conflict, NotFound)):
-                    await queue.engine.control("kick", [id])
+                    await queue.engine.control("kick", Selection([id]))
         assert await queue.take_ids() == [live]
 
     # -- leases ---------------------------------------------------------------------------------
@@ -207,10 +208,10 @@ class RestartCases(Cases):
         await queue.put_one(ttr=10)
         lease = await queue.take_one()
         await queue.advance(8)
-        assert await queue.engine.renew([lease.receipt]) == [True]
+        assert await queue.engine.renew([lease.receipt]) == ["renewed"]
         await queue.restart(way)
         assert await queue.advance(9.9) == []
-        assert await queue.engine.renew([lease.receipt]) == [True]
+        assert await queue.engine.renew([lease.receipt]) == ["renewed"]
         assert await queue.advance(9.9) == []
         assert [e.receipt for e in await queue.advance(0.1 + queue.harness.slack)] == [lease.receipt]
 
@@ -258,7 +259,7 @@ class RestartCases(Cases):
         new = await queue.take_one()
         await queue.restart(way)
         assert await queue.settle(old) == "stale_receipt"
-        assert await queue.engine.renew([old.receipt]) == [False]
+        assert await queue.engine.renew([old.receipt]) == ["lost"]
         assert await queue.settle(new) is None
         assert await queue.state(id) == "done"
 

@@ -9,7 +9,7 @@ import pytest
 
 from kqs.core.outcome import Reason, Settlement
 from kqs.core.retry import RetryPolicy
-from kqs.ports import Lease
+from kqs.ports import Lease, Selection
 
 from .harness import Cases, Queue, new_job
 
@@ -222,7 +222,7 @@ class SettleCases(Cases):
 
     async def _end(self, queue: Queue, lease: Lease, how: str) -> None:
         if how in ("bury", "delete"):
-            await queue.engine.control(how, [lease.id])
+            await queue.engine.control(how, Selection([lease.id]))
         elif how == "rescue":
             await queue.engine.rescue([lease.receipt])
         else:

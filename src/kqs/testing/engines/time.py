@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import pytest
 
+from kqs.ports import Selection
+
 from .harness import Cases, Queue, new_job
 
 YEAR = 365 * 86400.0
@@ -55,7 +57,7 @@ class TimeCases(Cases):
 
     async def test_a_delay_that_was_cut_short_does_not_cut_short_the_next(self, queue: Queue) -> None:
         id = await queue.put_one(delay=10)
-        await queue.engine.control("kick", [id])
+        await queue.engine.control("kick", Selection([id]))
         assert await queue.settle(await queue.take_one(), "again", delay=100) is None
         await queue.advance(10 + queue.harness.slack)
         assert await queue.state(id) == "delayed"
@@ -113,7 +115,7 @@ class TimeCases(Cases):
             passed = (queue.harness.now() - start) / 1e6
             for id in await queue.take_ids():
                 ready_at[id] = passed
-                await queue.engine.control("delete", [id])
+                await queue.engine.control("delete", Selection([id]))
             if told:
                 assert [e.receipt for e in told] == [lease.receipt]
                 expired_at = passed
