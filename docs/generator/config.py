@@ -7,8 +7,8 @@ from typing import Any
 from msgspec import inspect
 
 from kqs.core.calls import ROLES
-from kqs.core.job import PRIOS
-from kqs.service.config import Config, DefaultsConfig
+from kqs.core.job import PRIOS, JobSettings
+from kqs.service.config import ClassConfig, Config, DefaultsConfig
 
 from .docstrings import attributes, markdown, sentence, summary
 
@@ -23,8 +23,11 @@ default: the server keeps its data in `./kqs-data`, listens on this machine only
   start with one line that names the setting, and exit status 2. `kqs config check FILE` checks the same,
   handlers included.
 - Options of `kqs serve` and their environment variables ([command line](cli.md)) go before the file.
-- The file is read at start only: restart the server to change a setting. Jobs keep the `prio`, `ttr`,
-  `max_attempts` and `retry` they were inserted with.
+- A setting of a job is the one in its insert, else its handler's (or its `@app.job`'s), else its class's,
+  else the one in `[defaults]`. Jobs keep the settings they were inserted with.
+- The file is read again on SIGHUP and, with `--watch`, when it changes. `[defaults]`, `[classes]`,
+  `[handlers]`, `[pools]` and `[http]` are taken over; the rest needs a restart, and the log names what
+  changed there. See [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
 - Times are seconds, sizes are bytes.
 
 """
@@ -55,7 +58,7 @@ def _table(kind: inspect.Type, name: str) -> tuple[inspect.StructType, str]:
 
 
 #: What the key of a table of tables stands for.
-_KEYS = {"handlers": "TYPE", "pools": "NAME"}
+_KEYS = {"classes": "NAME", "handlers": "TYPE", "pools": "NAME"}
 
 
 def _section(table: inspect.StructType, heading: str, level: str = "##") -> str:
@@ -63,13 +66,13 @@ def _section(table: inspect.StructType, heading: str, level: str = "##") -> str:
     lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     sentences = attributes(table.cls)
     nested = []
-    of_type = "TYPE" in heading
+    of_type = issubclass(table.cls, JobSettings)
     for field in table.fields:
         name = field.encode_name
         if name not in sentences:
             raise ValueError(f"{table.cls.__name__}.{name} has no sentence in its class's docstring")
         meaning = markdown(sentence(sentences[name]))
-        lines.append(f"| `{name}` | {value(field.type)} | {_default(field, of_type)} | {meaning} |")
+        lines.append(f"| `{name}` | {value(field.type)} | {_default(field, table.cls)} | {meaning} |")
         kind = _plain(field.type)
         if isinstance(kind, inspect.StructType) and not of_type:
             nested.append((kind, f"{heading[:-1]}.{name}]"))
@@ -77,9 +80,11 @@ def _section(table: inspect.StructType, heading: str, level: str = "##") -> str:
     return text + "".join(_section(kind, inner, level + "#") for kind, inner in nested)
 
 
-def _default(field: inspect.Field, of_type: bool) -> str:
-    if of_type and field.encode_name in DefaultsConfig.__struct_fields__:
-        return "as [`[defaults]`](#defaults)"
+def _default(field: inspect.Field, table: type) -> str:
+    if issubclass(table, JobSettings) and field.encode_name in DefaultsConfig.__struct_fields__:
+        return "as [`[defaults]`](#defaults)" if table is ClassConfig else "as its class, else the defaults"
+    if field.default_factory in (list, dict):
+        return f"`{_toml(field.default_factory())}`"
     if field.required:
         return "required"
     if field.default is inspect.NODEFAULT or isinstance(_plain(field.type), inspect.StructType):
@@ -119,6 +124,8 @@ def value(kind: inspect.Type) -> str:
         return f"list of {value(kind.item_type)}{least}"
     if isinstance(kind, inspect.StructType):
         return "table"
+    if isinstance(kind, inspect.DictType):
+        return f"table of {value(kind.value_type)}"
     raise TypeError(f"no words for {kind}")
 
 
@@ -152,6 +159,8 @@ def _toml(given: Any) -> str:
         return "true" if given else "false"
     if isinstance(given, str):
         return f'"{given}"'
+    if given == {}:
+        return "{}"
     if isinstance(given, float):
         return f"{given:g}" if given % 1 else f"{given:.1f}"
     return str(given)

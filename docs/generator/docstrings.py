@@ -15,9 +15,11 @@ def summary(thing: object) -> str:
 
 
 def attributes(thing: object) -> dict[str, str]:
-    """The sentences of the ``Attributes:`` section, by attribute."""
-    _, found, section = (inspect.getdoc(thing) or "").partition("Attributes:\n")
+    """The sentences of the ``Attributes:`` section, by attribute; of a class, those of its bases too."""
     sentences: dict[str, str] = {}
+    for base in thing.__bases__ if isinstance(thing, type) else ():
+        sentences |= attributes(base)
+    _, found, section = (inspect.cleandoc(thing.__doc__ or "")).partition("Attributes:\n")
     names: list[str] = []
     for line in section.splitlines() if found else ():
         if match := _ATTRIBUTE.fullmatch(line):

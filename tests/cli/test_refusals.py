@@ -33,6 +33,8 @@ def serve(folder: Path, *args: str, config: str | None = None, here: bool = Fals
     return (kqs_here if here else kqs)("serve", *args, cwd=folder)
 
 
+HTTP = '[handlers.a]\nhttp = "https://shop.example/hook"\n'
+
 BAD_CONFIGS = {
     "unknown table": ("[serverr]\n", ["kqs.toml", "unknown key 'serverr'", "did you mean 'server'?"]),
     "unknown key": ('[server]\nlistne = "x"\n', ["[server]", "'listne'", "did you mean 'listen'?"]),
@@ -74,9 +76,78 @@ BAD_CONFIGS = {
         f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n' * 2,
         ["tokens", "same name"],
     ),
+    "class without types": ("[classes.c]\npool = 'default'\n", ["classes.c", "has no types", "types = "]),
+    "type in two classes": (
+        "[classes.c]\ntypes = ['a', 'b']\n[classes.d]\ntypes = ['b']\n",
+        ["classes.d.types", "'b'", "classes.c"],
+    ),
+    "unknown pool of a class": (
+        "[pools.slow]\n[classes.c]\ntypes = ['a']\npool = 'slwo'\n",
+        ["classes.c.pool", "'slwo'", "did you mean 'slow'?"],
+    ),
+    "unknown pool, none like it": (
+        "[classes.c]\ntypes = ['a']\npool = 'slow'\n",
+        ["classes.c.pool", "add [pools.slow]"],
+    ),
+    "empty type in a class": ("[classes.c]\ntypes = ['']\n", ["classes.c.types", "197"]),
+    "max_runtime alone": ("[defaults]\nmax_runtime = 90\n", ["defaults.max_runtime", "keep_alive = true"]),
+    "max_runtime below ttr": (
+        "[classes.c]\ntypes = ['a']\nkeep_alive = true\nmax_runtime = 20\n",
+        ["classes.c.max_runtime", "20 s", "ttr of 30 s"],
+    ),
+    "settings that contradict each other across tables": (
+        "[classes.c]\ntypes = ['a*']\nkeep_alive = true\nmax_runtime = 60\n"
+        "[handlers.ab]\npython = 'jobs:note'\nttr = 61\n",
+        ["classes.c.max_runtime", "60 s", "ttr of 61 s"],
+    ),
+    "retry.base above its cap": (
+        "[classes.c]\ntypes = ['a']\nretry = { base = 9, cap = 3 }\n",
+        ["classes.c.retry.base", "9 s", "cap"],
+    ),
+    "no URL": ("[handlers.a]\nhttp = 'ftp://shop.example'\n", ["handlers.a.http", "https://HOST/PATH"]),
+    "URL without a scheme": ("[handlers.a]\nhttp = 'shop.example/a'\n", ["handlers.a.http", "https://HOST"]),
+    "URL without a host": ("[handlers.a]\nhttp = 'https:///a'\n", ["handlers.a.http", "https://HOST/PATH"]),
+    "URL with a bad port": ("[handlers.a]\nhttp = 'https://a:99999/'\n", ["handlers.a.http", "HOST/PATH"]),
+    "two secrets": (
+        HTTP + "secret = 'a'\nsecret_file = 'b'\n",
+        ["handlers.a", "one of secret and secret_file"],
+    ),
+    "empty secret": (HTTP + "secret = ''\n", ["handlers.a.secret", "empty"]),
+    "secret without http": (
+        "[handlers.a]\npython = 'jobs:note'\nsecret = 'x'\n",
+        ["handlers.a.secret", "http only"],
+    ),
+    "timeout above ttr": (HTTP + "timeout = 31\n", ["handlers.a.timeout", "31 s", "ttr of 30 s"]),
+    "bad network": ("[http]\nallow_private = ['10.0.0.0/33']\n", ["http.allow_private", "'10.0.0.0/33'"]),
+    "bad host": ("[http]\nallow_private = ['http://a/']\n", ["http.allow_private", "'http://a/'"]),
+    "too little memory": ("[pools.p]\nmemory = 1000\n", ["pools.p.memory", "0 for no limit"]),
+    "bad variable": ("[pools.p.env]\n'A=B' = 'c'\n", ["pools.p.env", "'A=B'"]),
+    "bad nice": ("[pools.p]\nnice = 20\n", ["pools", "nice", "19"]),
+    "pool of the server's own": ("[pools.builtin]\n", ["pools.builtin", "choose another"]),
 }
 
 BAD_HANDLERS = {
+    "missing directory": (
+        '[pools.p]\ndirectory = "nosuch"\n[handlers.a]\npython = "jobs:note"\npool = "p"\n',
+        ["pools.p.directory", "'nosuch'", "no directory"],
+    ),
+    "missing user": (
+        '[pools.p]\nuser = "no-such-user"\n[handlers.a]\npython = "jobs:note"\npool = "p"\n',
+        ["pools.p.user", "'no-such-user'"],
+    ),
+    "concurrency of what blocks": (
+        '[pools.p]\nconcurrency = 8\n[handlers.a]\npython = "jobs:note"\npool = "p"\n',
+        ["pools.p.concurrency", "8", "'a'", "not async"],
+    ),
+    "concurrency of a command": (
+        '[pools.default]\nconcurrency = 2\n[handlers.a]\ncommand = ["sh"]\n',
+        ["pools.default.concurrency", "'a'", "not async"],
+    ),
+    "missing secret": (
+        HTTP + 'secret_file = "nosuch"\n',
+        ["handlers.a.secret_file", "nosuch", "No such file"],
+    ),
+    "empty secret file": (HTTP + 'secret_file = "empty"\n', ["handlers.a.secret_file", "is empty"]),
     "missing module": (
         '[handlers.a]\npython = "nosuch.mod:f"\n',
         ["handlers.a", "nosuch.mod:f", "No module"],
@@ -106,6 +177,7 @@ BAD_HANDLERS = {
 }
 
 MODULES = {
+    "empty": "\n",
     "raises.py": "print('noise on stdout')\nraise RuntimeError('at import')\n",
     "lines.py": "raise RuntimeError('one\\ntwo')\n",
     "exits.py": "import sys\nsys.exit('bye')\n",
@@ -137,6 +209,28 @@ def test_the_server_refuses_what_the_check_refuses(tmp_path: Path, name: str) ->
     config, texts = (BAD_CONFIGS | BAD_HANDLERS)[name]
     refused(serve(tmp_path, config=config), *texts)
     assert not (tmp_path / "kqs-data").exists()  # refused before anything was touched
+
+
+@pytest.mark.parametrize(
+    ("args", "texts"),
+    [
+        (("--pool", "solw"), ["--pool", "'solw'", "did you mean 'slow'?"]),
+        (("--pool", "slow", "--pool", "x"), ["--pool", "'x'", "known are default, slow"]),
+    ],
+)
+def test_a_pool_that_is_not_there(tmp_path: Path, args: tuple[str, ...], texts: list[str]) -> None:
+    config = "[pools.slow]\n"
+    refused(serve(tmp_path, *args, config=config, here=True), *texts)
+    refused(kqs_here("config", "check", *args, cwd=tmp_path), *texts)
+
+
+def test_settings_of_an_app_that_contradict_each_other(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from kqs import App\napp = App()\n@app.job('long', max_runtime=60)\ndef long() -> None: ...\n"
+    )
+    config = "[classes.c]\ntypes = ['lo*']\nkeep_alive = true\nttr = 90\n"
+    done = serve(tmp_path, "--app", "mine:app", config=config)
+    refused(done, "--app mine:app", "job type 'long'.max_runtime", "60 s", "ttr of 90 s")
 
 
 @pytest.mark.parametrize(

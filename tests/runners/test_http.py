@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,31 @@ http = "http://127.0.0.1:PORT/busy"
 http = "http://127.0.0.1:PORT/gone"
 [handlers.slow]
 http = "http://127.0.0.1:PORT/slow"
+
+[pools.many]
+processes = 1
+concurrency = 8
+[handlers.together]
+http = "http://127.0.0.1:PORT/together"
+pool = "many"
 """
 
 
 @pytest.fixture(scope="module")
 def target() -> Iterator[Target]:
     target = Target()
+    all_there = threading.Barrier(8)
+
+    def together(exchange: Exchange) -> None:
+        all_there.wait(PATIENCE)
+        exchange.reply()
+
     target.answers = {
         "/ok": Exchange.reply,
         "/busy": lambda exchange: exchange.reply(503, b"not now", Retry_After="77"),
         "/gone": lambda exchange: exchange.reply(410, b"no such order"),
         "/slow": Exchange.hang,
+        "/together": together,
     }
     yield target
     target.close()
@@ -113,6 +128,13 @@ def test_a_slow_target_costs_an_attempt_and_no_worker(target: Target, client: Cl
     assert "deaths" not in job
     assert target.left.wait(PATIENCE)
     assert workers(client)[worker]["restarts"] == 0
+
+
+def test_one_process_has_many_requests_under_way(client: Client) -> None:
+    """Each is answered when all of them are there."""
+    ids = client.insert_many([{"type": "together", "data": number} for number in range(24)])
+    for id in ids:
+        until(lambda id=id: client.job(id)["state"] == "done", "all to be answered")  # type: ignore[misc]
 
 
 def workers(client: Client) -> dict[str, Any]:

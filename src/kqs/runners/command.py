@@ -13,7 +13,7 @@ from ..core.handler import Job
 from ..core.outcome import OK, Attempted, Reason, exit_outcome
 from . import marked
 from .output import KEEP, text, too_large, with_result
-from .process import descendants, die_with_parent
+from .process import die_with_parent, no_survivors
 
 #: Bytes of stdout that make a result.
 MAX_OUTPUT = 64 * 1024
@@ -59,7 +59,7 @@ class CommandRunner:
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         environment |= self._env
         environment |= {"KQS_JOB_ID": job.id, "KQS_TYPE": job.type, "KQS_ATTEMPT": str(job.attempt)}
-        with descendants() as end_descendants:
+        with no_survivors():
             try:
                 process = subprocess.Popen(
                     self._argv,
@@ -76,7 +76,6 @@ class CommandRunner:
             with _Pipes(process, payload) as pipes:
                 pipes.converse()
                 status = process.wait()
-                end_descendants()
                 pipes.drain()
         outcome, reason = exit_outcome(status)
         if reason is not None:

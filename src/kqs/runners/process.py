@@ -7,7 +7,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from time import monotonic, sleep
 
 import psutil
@@ -36,18 +36,15 @@ def parent_is(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def descendants() -> Iterator[Callable[[], None]]:
+def no_survivors() -> Iterator[None]:
     """What is started in the block, and what that starts, ends with it, also what has left its session.
 
-    Linux only; elsewhere what has lost its parent is not found.
-
-    Yields:
-        A function that ends it before.
+    On Linux; elsewhere what has lost its parent is not found.
     """
     before = children()
     _adopt_orphans(True)
     try:
-        yield lambda: kill_descendants(keep=before)
+        yield
     finally:
         kill_descendants(keep=before)
         _adopt_orphans(False)

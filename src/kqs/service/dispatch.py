@@ -105,6 +105,8 @@ class Dispatch:
             return
         rest = set(types)
         for waiter in list(self._waiting):
+            if waiter.woken.done():
+                continue  # it gave up or its time is over, and it has not come round to leaving yet
             if not types or not waiter.types or not waiter.types.isdisjoint(rest):
                 del self._waiting[waiter]
                 waiter.wake()

@@ -117,7 +117,7 @@ class JobTypes:
         classes: Mapping[str, ClassConfig],
         handlers: Mapping[str, HandlerConfig],
     ) -> None:
-        self._defaults = defaults
+        self._defaults = JobSettings().over(defaults)
         self._classes = classes
         self._handlers = handlers
         named = [(text, name) for name, table in classes.items() for text in table.types]

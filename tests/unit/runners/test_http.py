@@ -300,9 +300,10 @@ def test_some_of_the_ttr_is_left_to_settle_in(monkeypatch: pytest.MonkeyPatch) -
 async def test_a_failure_is_no_less_one_when_its_body_is_slow(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "SAYING", 0.1)
     head = b"HTTP/1.1 404 Not Found\r\nContent-Length: 1000000\r\n\r\n"
-    attempted = await call(lambda exchange: exchange.trickle(head))
+    with monkeypatch.context() as patch:
+        patch.setattr(http, "SAYING", 0.1)
+        attempted = await call(lambda exchange: exchange.trickle(head))
     assert why(attempted, "fail", "http") == "HTTP status 404 (Not Found)"
     assert set(attempted.reason.traceback) == {"x"}
     attempted = await call(lambda exchange: exchange.trickle(head), ttr=0.3)  # the ttr is over first
@@ -325,10 +326,11 @@ async def test_an_endless_response_is_not_kept(
     assert await asyncio.to_thread(target.left.wait, PATIENCE), "the connection stays"
 
 
-async def test_the_next_address_is_tried_when_nobody_is_at_the_first(
-    target: Target, call: Call, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("addresses", [("127.0.0.77", "127.0.0.1"), ("127.0.0.1", "127.0.0.77")])
+async def test_all_addresses_of_a_name_are_tried(
+    target: Target, call: Call, monkeypatch: pytest.MonkeyPatch, addresses: tuple[str, str]
 ) -> None:
-    answer_with(monkeypatch, "127.0.0.77", "127.0.0.1")
+    answer_with(monkeypatch, *addresses)
     target.answers["/"] = Exchange.reply
     assert await call(target.url("/", "several.example")) == OK
     assert target.seen[0].headers["host"] == f"several.example:{target.port}"

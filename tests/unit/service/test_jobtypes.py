@@ -1,0 +1,104 @@
+"""Which settings hold for a job type."""
+
+from __future__ import annotations
+
+import pytest
+
+from kqs.core.job import NO_OPTIONS, SECOND, DefaultsTable, JobDefaults, JobSettings
+from kqs.core.retry import RetryPolicy
+from kqs.service.config import parse
+from kqs.service.jobtypes import JobTypes
+
+CONFIG = """
+[defaults]
+ttr = 10
+prio = "low"
+
+[classes.wide]
+types = ["*.big", "image.*", "exact"]
+ttr = 20
+max_attempts = 2
+pool = "wide"
+
+[classes.narrow]
+types = ["image.thumb", "image.t*", "Image.*"]
+ttr = 30
+keep_alive = true
+pool = "narrow"
+
+[pools.wide]
+[pools.narrow]
+[pools.own]
+
+[handlers."image.thumb"]
+python = "jobs:note"
+ttr = 40
+pool = "own"
+
+[handlers."image.rotate"]
+python = "jobs:note"
+retry = { base = 7 }
+
+[handlers.plain]
+python = "jobs:note"
+expires = 60
+result_ttl = 0.5
+"""
+
+#: Type: its class, its pool, its settings.
+RESOLVED = {
+    "image.thumb": ("narrow", "own", JobDefaults("low", 40, keep_alive=True)),  # named exactly, in the other
+    "image.tiny": ("wide", "wide", JobDefaults("low", 20, 2)),  # both match: the first of the file
+    "image.rotate": ("wide", "wide", JobDefaults("low", 20, 2, RetryPolicy(base=7))),
+    "Image.x": ("narrow", "narrow", JobDefaults("low", 30, keep_alive=True)),  # case counts
+    "exact": ("wide", "wide", JobDefaults("low", 20, 2)),
+    "exactly": (None, "default", JobDefaults("low", 10)),
+    "a.big": ("wide", "wide", JobDefaults("low", 20, 2)),
+    "image": (None, "default", JobDefaults("low", 10)),
+    "plain": (None, "default", JobDefaults("low", 10, expires=60, result_ttl=0.5)),
+    "\n.big": ("wide", "wide", JobDefaults("low", 20, 2)),
+}
+
+
+@pytest.fixture
+def types() -> JobTypes:
+    config = parse(CONFIG.encode())
+    return JobTypes(config.defaults, config.classes, config.handlers)
+
+
+@pytest.mark.parametrize("type_", RESOLVED)
+def test_handler_then_class_then_defaults(types: JobTypes, type_: str) -> None:
+    class_, pool, settings = RESOLVED[type_]
+    assert types.class_of(type_) == class_
+    assert types.pool(type_) == pool
+    assert types.settings(type_) == settings
+    table = types.table({})
+    for _ in range(2):  # looked up, then remembered
+        assert table.get(type_).defaults == settings
+
+
+def test_an_app_says_what_a_handler_would(types: JobTypes) -> None:
+    said = {"a.big": JobSettings(ttr=99), "other": JobSettings(prio="high"), "exact": JobSettings()}
+    table = types.table(said)
+    assert table.get("a.big").defaults == types.settings("a.big", said["a.big"]) == JobDefaults("low", 99, 2)
+    assert table.get("other").defaults == JobDefaults("high", 10)
+    assert table.get("exact").defaults == JobDefaults("low", 20, 2)
+
+
+def test_what_the_parser_takes_is_worked_out_once(types: JobTypes) -> None:
+    table = types.table({})
+    own = table.get("plain")
+    assert (own.prio, own.ttr) == (3, 10_000)
+    assert (own.options.expires, own.options.result_ttl) == (60 * SECOND, SECOND // 2)
+    assert table.get("image") is table.get("whatever")
+    assert table.get("image").options is NO_OPTIONS
+    assert table.get("a.big") is table.get("b.big")
+
+
+def test_made_up_types_do_not_fill_the_memory() -> None:
+    table = DefaultsTable({"own": JobDefaults("high")}, globs=[("*x", JobDefaults("low"))])
+    for number in range(25_000):
+        table.get(f"type-{number}")
+        assert len(table._known) <= 10_001
+    assert table.get("own").defaults.prio == "high"
+    assert table.get("yx").defaults.prio == "low"
