@@ -39,6 +39,8 @@ python = "jobs:hold"
 python = "jobs:close_all"
 [handlers.forked_return]
 python = "jobs:forked_return"
+[handlers.until_cancelled]
+python = "jobs:until_cancelled"
 [handlers.daemon]
 python = "ajobs:with_daemon"
 [handlers.sh]
@@ -140,6 +142,15 @@ def test_a_job_that_renews_outlives_its_ttr(pair: ServerProcess) -> None:
     assert in_state(client, id, "done")["attempt"] == 1
 
 
+def test_a_handler_sees_that_its_job_was_cancelled(pair: ServerProcess) -> None:
+    server, client = pair, pair.client()
+    id = client.insert("until_cancelled")
+    server.stdout.wait_for(f"until_cancelled began {id}")
+    client.call("cancel", {"id": id})
+    server.stdout.wait_for(f"until_cancelled ended {id}")
+    in_state(client, id, "done")
+
+
 # -- workers that die --------------------------------------------------------------------------------
 
 
@@ -220,7 +231,7 @@ def test_a_stopped_worker_that_never_started_its_job_is_replaced(start: Start) -
     until(lambda: gone(pid), "the stopped worker to be ended")
 
 
-@pytest.mark.parametrize("end", ["ttr", "death"])
+@pytest.mark.parametrize("end", ["ttr", "death", "exit"])
 def test_daemons_end_with_their_attempt(start: Start, end: str) -> None:
     """They left process group, session and parent; their worker is killed, or dies by itself."""
     server, client = serve(start)
