@@ -198,7 +198,9 @@ def test_no_server_is_told_with_what_to_do(tmp_path: Path) -> None:
         refused(done, 1, url, "is 'kqs serve' running?")
 
 
-@pytest.mark.parametrize("url", ["http://x", "kqs://", "kqs://h:port", "kqs+unix:", "kqss://", "kqs://[::1"])
+@pytest.mark.parametrize(
+    "url", ["http://x", "kqs://", "kqs://h:port", "kqs+unix:", "kqss://h:port", "kqss://h?x=y", "kqs://[::1"]
+)
 def test_urls_that_are_none(tmp_path: Path, url: str) -> None:
     refused(kqs_here("call", "ping", "--server", url, cwd=tmp_path), 2, url)
 
