@@ -32,7 +32,8 @@ SEGMENT_SIZE = 64 * 1024 * 1024
 FRAME_TARGET = 8 * 1024 * 1024
 #: How far ahead of dispatch the disk is told to read.
 READ_AHEAD = 4 * 1024 * 1024
-_BALLAST_SIZE = 256 * 1024
+#: Bytes of ballast that are enough for a manifest; no more than the smallest segment.
+_MANIFEST_SPACE = 64 * 1024
 #: When this many entries were told to be durable, the rest is told in the loop's next turn.
 TOLD_AT_ONCE = 1000
 
@@ -550,8 +551,7 @@ class Journal:
                 spares.append(name)
             else:
                 self._disk.unlink(path)
-        if BALLAST not in self._disk.listdir(self._folder):
-            self._t_allocate(f"{self._folder}/{BALLAST}", _BALLAST_SIZE)
+        self._t_ballast()
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
         while len(spares) < wanted:
             name = f"{SPARE}{number}"
@@ -565,6 +565,16 @@ class Journal:
                 self._folder
             )  # after a crash, too, the space must be there, not used otherwise
         return len(spares)
+
+    def _t_ballast(self) -> None:
+        """Keep the space the next start's copy of the open segment takes, or at least that of a manifest."""
+        path, size = f"{self._folder}/{BALLAST}", max(_MANIFEST_SPACE, self.segment_size)
+        if BALLAST in self._disk.listdir(self._folder):
+            if has_space(self._disk, path, size) or self._disk.free(self._folder)[0] < size:
+                return
+            self._disk.unlink(path)
+        if not self._t_allocate(path, size):
+            self._t_allocate(path, _MANIFEST_SPACE)
 
     def _t_allocate(self, path: str, size: int) -> bool:
         """A new file with its space; False: the disk is full."""
