@@ -121,12 +121,12 @@ def _keys(sequence: int) -> bytes:
     return record.encode_keys(sequence, b"[]")
 
 
-#: Kinds 12 and 13 are reserved (ADR 0001) and not written by this version.
+#: Kind 12 is reserved (ADR 0001) and was never written.
 CHANGES = [
     newer_manifest,
     newer_segment,
     newer_frame,
-    *map(_kind, (0, 12, 13, 15, 128, 255)),
+    *map(_kind, (0, 12, 15, 128, 255)),
     *(_flag("an accept", _accept, flag) for flag in (4, 8, 128)),
     *(_flag("a lease", _lease, flag) for flag in (1, 2, 8, 128)),
     *(_flag("a carry", _carry, flag) for flag in (8, 128)),
