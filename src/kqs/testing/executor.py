@@ -116,8 +116,11 @@ class DelayedExecutor:
         self._waiting: deque[tuple[Work, Done]] = deque()
         self._finished: deque[_Finished] = deque()
         self._busy = False
+        self._closed = False
 
     def submit(self, work: Work, done: Done) -> None:
+        if self._closed:
+            return  # as nobody does what is put into the queue of a thread that has ended
         self._waiting.append((work, done))
         if not self._busy:
             self._busy = True
@@ -139,6 +142,7 @@ class DelayedExecutor:
 
     def close(self) -> None:
         """Do everything that was submitted; it is reported on the loop's next turn."""
+        self._closed = True
         while self._waiting:
             self._finished.append(_run(*self._waiting.popleft()))
         for _finished in self._finished:

@@ -219,11 +219,8 @@ class Book:
             self.fail(f"{id} came back after its ack was answered")
         if job.buried:
             self.fail(f"{id} came back after it was buried")
-        if job.due is not None:
-            # A clock that was past it and was set back is past it still.
-            ends = [end for life, end in self._ends.items() if life >= job.due_since]
-            if (early := job.due - max([came.clock, *ends])) > 0:
-                self.fail(f"{id} was handed out at least {early} us early")
+        if job.due is not None and (early := job.due - self._latest(job.due_since, came)) > 0:
+            self.fail(f"{id} was handed out at least {early} us early")
         if (view["type"], view["ttr"]) != (job.type, job.ttr):
             self.fail(f"{id} has type {view['type']} and ttr {view['ttr']}, not {job.type} and {job.ttr}")
         if job.max_attempts and attempt > job.max_attempts:
@@ -252,11 +249,9 @@ class Book:
             return
         before.over = True
         kept = not before.vague and (before.came.life == lease.came.life or before.durable is not None)
-        if kept and not before.outcomes and lease.came.clock < before.expires:
-            self.fail(
-                f"{job.id}: receipt {lease.receipt} was given while {before.receipt} had "
-                f"{before.expires - lease.came.clock} us left"
-            )
+        left = before.expires - self._latest(before.came.life, lease.came)
+        if kept and not before.outcomes and left > 0:
+            self.fail(f"{job.id}: {lease.receipt} was given while {before.receipt} had {left} us left")
         if kept and not job.released and lease.attempt <= before.attempt:
             self.fail(f"{job.id}: attempt {lease.attempt} after attempt {before.attempt}")
 
@@ -281,7 +276,12 @@ class Book:
     def _is_current(self, lease: Lease, answer: Answer) -> bool:
         """Whether a lease was certainly current while a call was made and answered."""
         kept = lease.came.life == answer.came.life or lease.durable is not None
-        return kept and not (lease.over or lease.vague) and answer.came.clock < lease.expires
+        left = lease.expires - self._latest(lease.came.life, answer.came)
+        return kept and not (lease.over or lease.vague) and left > 0
+
+    def _latest(self, since: int, now: Sent) -> int:
+        """The latest time the server's clock may have shown since a life; it may have been set back after."""
+        return max([now.clock, *(end for life, end in self._ends.items() if life >= since)])
 
     # -- settlements ----------------------------------------------------------------------------
 

@@ -116,6 +116,8 @@ class Trouble:
     Attributes:
         started: whether the server has started: reads fail only before.
         crashed: whether the life is over, by an operation that never returned.
+        remount: whether the file system could not write its own log: it takes no more writes then, and only a
+            start of the machine brings it back.
         errors, shorts: how many operations failed, or did a part only.
     """
 
@@ -125,6 +127,7 @@ class Trouble:
         self._operations = self._changes = self._reads = 0
         self.started = False
         self.crashed = False
+        self.remount = False
         self.errors = 0
         self.shorts = 0
 
@@ -143,6 +146,7 @@ class Trouble:
             self._changes += 1
             if self._changes == life.error_at:
                 self.errors += 1
+                self.remount = operation.kind == "sync_dir"
                 return Fault("error", errno.EIO)
         elif not self.started:
             self._reads += 1

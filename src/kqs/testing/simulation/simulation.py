@@ -24,7 +24,7 @@ from .clients import THRESHOLD, Inserter, Nuisance, Worker, World
 from .loop import Stuck, Timeline, VirtualLoop
 from .machine import Payloads, ServerLoop, SimHost
 from .network import Network
-from .peer import Lost, Peer, Sent
+from .peer import Peer, Sent
 from .plan import Life, Trouble, make_plan
 
 DATA = "/data"
@@ -107,6 +107,8 @@ class Simulation:
 
     def _inject(self, operation: Operation) -> Fault | None:
         fault = self._troubles[-1](operation)
+        if self._troubles[-1].crashed:
+            self._server.die()  # now: what an operation that never returned leads to must not be seen
         self._hash.update(
             b"%d %b %b %d %d"
             % (
@@ -175,6 +177,7 @@ class Simulation:
             trouble.server_started,
         )
         self._hosts.append(host)
+        self._server = loop
         self._disk.inject = self._inject
         service = Service(self._config, _HANDLERS, host=host)
         return loop, loop.create_task(service.run())
@@ -204,8 +207,7 @@ class Simulation:
             over = True
 
         if life.end == "quit":
-            self._outside.call_later(life.seconds, lambda: self._outside.create_task(self._ask_to_quit()))
-            timers.append((life.seconds + PATIENCE, end))
+            timers += [(life.seconds, self._ask_to_quit), (life.seconds + PATIENCE, end)]
         else:
             timers.append((life.seconds, end))
         handles = [self._outside.call_later(seconds, *work) for seconds, *work in timers]
@@ -243,14 +245,14 @@ class Simulation:
         if flipped and how != "start refused" and any("was cut" in event for event in log):
             self.book.tail_cut = True
         for entry in self._logs:
-            if entry["log_level"] == "error" and not trouble.errors:
+            if entry["log_level"] == "error" and not (trouble.errors or trouble.crashed):
                 self.book.fail(f"logged: {entry}")
         self._logs.clear()
         self._tell(f"== {how}")
         self.counts[how] += 1
         loop.die()
         self._network.died(loop)
-        if how == "power cut":
+        if how == "power cut" or trouble.remount:
             self._disk.crash()
         else:
             self._disk.revive()
@@ -301,13 +303,10 @@ class Simulation:
     def _set_clock(self, seconds: float) -> None:
         self._set_by += seconds
 
-    async def _ask_to_quit(self) -> None:
+    def _ask_to_quit(self) -> None:
         peer = Peer.connect(self._network, self._outside, self._moment)
         if peer is not None:
-            try:
-                await peer.call("quit", {"grace": 1})
-            except Lost:
-                pass
+            peer.make([("quit", {"grace": 1})])
 
     # -- the last life --------------------------------------------------------------------------
 
