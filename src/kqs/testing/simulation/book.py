@@ -27,6 +27,7 @@ class Job:
         doubt: inserts of it that are not answered, or that were answered with "unknown".
         id: its id, once known.
         inserts: replies that gave its id as a new job.
+        earliest: the least time of the server's clock at which it was sent.
         due: it is never handed out before, by the clock of life ``due_since`` and later; None for at once.
         released: whether a release was ever sent: then attempts do not only count up.
         floor: least attempt the next lease may have.
@@ -47,7 +48,7 @@ class Job:
     answered: bool = False
     due: int | None = None
     due_since: int = 0
-    first_sent: int = 0
+    earliest: int = 1 << 63
     released: bool = False
     floor: int = 1
     acks: int = 0
@@ -80,10 +81,11 @@ class Lease:
         expires: it lasts until then at least.
         durable: the same, as far as a crash cannot take it back; None when the whole lease may be gone.
         vague: whether it cannot be told from outside if it is current.
-        outcomes: when each outcome was first sent for it.
+        outcomes: when each outcome was first sent for it, by the least time of the server's clock.
         sends: how many settlements were sent for it.
         answered: the outcome that was confirmed, by the server's life ``answered_in``.
         over: whether a later lease of the job was seen.
+        before: the lease that was over when this one was seen.
     """
 
     receipt: str
@@ -99,6 +101,7 @@ class Lease:
     answered: str | None = None
     answered_in: int = 0
     over: bool = False
+    before: Lease | None = None
 
 
 class Book:
@@ -140,15 +143,15 @@ class Book:
 
     def remembers(self, key: str) -> bool:
         """Whether the server must remember a key, however its clock was set meanwhile."""
-        return self.latest - self.keys[key].first_sent < self._window
+        return self.latest - self.keys[key].earliest < self._window
 
     def inserting(self, job: Job, sent: Sent) -> None:
         """A job goes out."""
         if job.payload not in self.jobs:
             self.jobs[job.payload] = job
-            job.first_sent = sent.clock
             if job.key is not None:
                 self.keys[job.key] = job
+        job.earliest = min(job.earliest, sent.clock)
         job.doubt += 1
         due = sent.clock + round(job.delay * 1e6)
         if job.delay and (job.due is None or due < job.due):
@@ -248,6 +251,7 @@ class Book:
             before.vague = lease.vague = True
             return
         before.over = True
+        lease.before = before
         kept = not before.vague and (before.came.life == lease.came.life or before.durable is not None)
         left = before.expires - self._latest(before.came.life, lease.came)
         if kept and not before.outcomes and left > 0:
@@ -294,7 +298,9 @@ class Book:
             job.acks += outcome == "ok"
             job.fails += outcome == "fail"
         job.released |= outcome == "release"
-        lease.outcomes.setdefault(outcome, sent)
+        first = lease.outcomes.setdefault(outcome, sent)
+        if sent.clock < first.clock:
+            lease.outcomes[outcome] = first._replace(clock=sent.clock)
         lease.sends += 1
         return False
 
@@ -365,6 +371,8 @@ class Book:
                     lease.durable = max(lease.durable or 0, expires)
                 elif lease.durable is None:
                     lease.vague = True
+                    if lease.before is not None:  # if this one is forgotten, that one holds again
+                        lease.before.over, lease.before.vague = False, True
                 else:
                     lease.expires = min(lease.expires, lease.durable)
         self._unsynced = [item for item in self._unsynced if item[0].life != life]

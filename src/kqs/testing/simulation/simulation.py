@@ -211,7 +211,9 @@ class Simulation:
         else:
             timers.append((life.seconds, end))
         handles = [self._outside.call_later(seconds, *work) for seconds, *work in timers]
-        self._timeline.run(lambda: over or trouble.crashed or task.done() or bool(self.book.wrong))
+        self._timeline.run(
+            lambda: over or trouble.crashed or task.done() or bool(self.book.wrong) or self._cut(life)
+        )
         for handle in handles:
             handle.cancel()
         self._fill(None)
@@ -231,7 +233,7 @@ class Simulation:
         trouble, log = self._troubles[-1], [entry["event"] for entry in self._logs]
         cleanly = False
         if trouble.crashed or not task.done():
-            if life.end == "quit" and not trouble.crashed and not self.book.wrong:
+            if life.end == "quit" and not (trouble.crashed or self.book.wrong or self.book.tail_cut):
                 self.book.fail("the server was asked to quit and did not")
             how = "kill" if life.end == "kill" else "power cut"
         elif (error := task.exception()) is None:
@@ -242,8 +244,6 @@ class Simulation:
         else:
             how = "start refused"
             self._look_at_refusal(error, life, flipped, before)
-        if flipped and how != "start refused" and any("was cut" in event for event in log):
-            self.book.tail_cut = True
         for entry in self._logs:
             if entry["log_level"] == "error" and not (trouble.errors or trouble.crashed):
                 self.book.fail(f"logged: {entry}")
@@ -291,6 +291,12 @@ class Simulation:
         self.counts["bit flips"] += 1
         self._tell(f"== bit {flip[2]} of byte {flip[1]} of {path} is turned over")
         return flip
+
+    def _cut(self, life: Life) -> bool:
+        """Whether the server took what a turned bit left for an unfinished frame, cut it, and said so."""
+        if life.flip and any("was cut" in entry["event"] for entry in self._logs):
+            self.book.tail_cut = True
+        return self.book.tail_cut
 
     def _fill(self, room: int | None) -> None:
         """Let the disk have only so many bytes left, or enough again."""
