@@ -169,6 +169,7 @@ class Service:
         self._workers = LocalWorkers(
             self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
         )
+        await self._engine.journal.make_room()  # what ends jobs has its space before the first call (G9)
         await host.listen(self._server, config.server.listen, data)
         host.started()
         self._timer = asyncio.create_task(self._tick())

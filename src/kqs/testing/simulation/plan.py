@@ -28,7 +28,7 @@ class Life:
         read_error_at: this reading operation fails so, if it is one of the start's; 0 for none.
         short: share of writes that take a part only.
         room: bytes the disk has left when it gets full, or None when it does not.
-        full_from, full_for: when it gets full and for how long, seconds.
+        full_from, full_for: seconds after the start at which it gets full (0: before it), and for how long.
         jump: the wall clock is set by these seconds before it.
         jump_within: and by these while it runs.
         flip: whether a bit of a file is turned over before it.
@@ -114,7 +114,8 @@ class Trouble:
         random: draws.
 
     Attributes:
-        started: whether the server has started: reads fail only before.
+        started: whether the server has started: reads fail only before, as a payload that cannot be read is
+            another story.
         crashed: whether the life is over, by an operation that never returned.
         remount: whether the file system could not write its own log: it takes no more writes then, and only a
             start of the machine brings it back.
@@ -122,7 +123,7 @@ class Trouble:
     """
 
     def __init__(self, life: Life, random: Random) -> None:
-        self._life = life
+        self.life = life
         self._random = random
         self._operations = self._changes = self._reads = 0
         self.started = False
@@ -131,13 +132,9 @@ class Trouble:
         self.errors = 0
         self.shorts = 0
 
-    def server_started(self) -> None:
-        """Reads do not fail any more: a payload that cannot be read is another story."""
-        self.started = True
-
     def __call__(self, operation: Operation) -> Fault | None:
         """What goes wrong with an operation."""
-        life = self._life
+        life = self.life
         self._operations += 1
         if self._operations == life.crash_at:
             self.crashed = True

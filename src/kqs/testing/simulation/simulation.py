@@ -158,6 +158,13 @@ class Simulation:
             self._outside.die()
             self._outside.clear()
 
+    def _started(self) -> None:
+        """The server takes calls."""
+        life = self._troubles[-1].life
+        self._troubles[-1].started = True
+        if life.room is not None and life.full_from > 0:
+            self._outside.call_later(life.full_from, self._fill, life.room)
+
     def _start(self, life: Life) -> tuple[ServerLoop, asyncio.Task[int]]:
         """A new process on the machine."""
         self._number += 1
@@ -174,7 +181,7 @@ class Simulation:
             self._payloads,
             random,
             life.bulk_failing,
-            trouble.server_started,
+            self._started,
         )
         self._hosts.append(host)
         self._server = loop
@@ -190,14 +197,11 @@ class Simulation:
         self.counts["clock jumps"] += bool(life.jump) + bool(life.jump_within)
         flipped = self._flip() if life.flip else None
         before = self._disk.files() if flipped else {}
+        if life.room is not None and not life.full_from:
+            self._fill(life.room)
         loop, task = self._start(life)
         trouble = self._troubles[-1]
-        timers: list[tuple[Any, ...]] = []
-        if life.room is not None:
-            timers += [
-                (life.full_from, self._fill, life.room),
-                (life.full_from + life.full_for, self._fill, None),
-            ]
+        timers: list[tuple[Any, ...]] = [(life.full_from + life.full_for, self._fill, None)]
         if life.jump_within:
             timers.append((life.seconds / 2, self._set_clock, life.jump_within))
         over = False
