@@ -37,6 +37,7 @@ class World:
         book: where everything is written down.
         moment: life and time now, or of an earlier life's clock.
         failed: whether a life's journal was made to fail.
+        serving: whether a life goes on, and nobody asked it to end.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class World:
         book: Book,
         moment: Callable[..., Sent],
         failed: Callable[[int], bool],
+        serving: Callable[[int], bool],
     ) -> None:
         self.network = network
         self.loop = loop
         self.book = book
         self.moment = moment
         self.failed = failed
+        self.serving = serving
         #: Whether clients still think of new jobs, and of mischief.
         self.busy = True
         self.calls = 0
@@ -144,18 +147,21 @@ class Inserter(_Client):
         futures = peer.make(lines)
         self.world.calls += len(futures)
         draw = random.random()
+        halved = 0.05 <= draw < 0.1
         if draw < 0.05:
             peer.drop()
-        elif draw < 0.1:
+        elif halved:
             peer.half_close()
         for jobs, future in zip(calls, futures, strict=True):
             try:
                 answer = await future
             except Lost:
+                if halved and not peer.lost and self.world.serving(peer.life):
+                    book.fail("a call before a half-close was not answered")
                 continue
             large = any(len(job.payload) >= THRESHOLD for job in jobs)
             book.inserted(jobs, answer, large=large, failed=self.world.failed(peer.life))
-        if 0.05 <= draw < 0.1:
+        if halved:
             await peer.over.wait()
 
 

@@ -70,13 +70,16 @@ class Simulation:
         self._timeline = Timeline(Random(f"{seed} order"))
         self._network = Network(Random(f"{seed} network"), self._witness, self._plan.buffer)
         self._outside = VirtualLoop(self._timeline, self.book.fail)  # type: ignore[abstract]
-        self._world = World(self._network, self._outside, self.book, self._moment, self._may_fail)
+        self._world = World(
+            self._network, self._outside, self.book, self._moment, self._may_fail, self._serving
+        )
         self._set_by = 0.0  # seconds the wall clock was set forward, in all
         self._number = 0
         self._hosts: list[SimHost] = []
         self._troubles: list[Trouble] = []
         self._logs: Any = []
         self._buried = 0
+        self._asking: asyncio.Handle = self._outside.call_soon(lambda: None)
         self._inserting: list[asyncio.Task[None]] = []
         journal = JournalConfig(
             segment_size=self._plan.segment_size, payload_window=self._plan.payload_window
@@ -96,6 +99,9 @@ class Simulation:
         clock = self._hosts[life - 1].clock.now()
         self.book.latest = max(self.book.latest, clock)
         return Sent(life, self._timeline.now, clock)
+
+    def _serving(self, life: int) -> bool:
+        return life == self._number and self._server.alive and not self._asked
 
     def _may_fail(self, life: int) -> bool:
         return self._troubles[life - 1].errors > 0
@@ -168,6 +174,7 @@ class Simulation:
     def _start(self, life: Life) -> tuple[ServerLoop, asyncio.Task[int]]:
         """A new process on the machine."""
         self._number += 1
+        self._asked = False
         self.counts["lives"] += 1
         self._tell(f"== life {self._number}: {life}")
         trouble = Trouble(life, Random(f"{self.seed} trouble {self._number}"))
@@ -218,7 +225,7 @@ class Simulation:
         self._timeline.run(
             lambda: over or trouble.crashed or task.done() or bool(self.book.wrong) or self._cut(life)
         )
-        for handle in handles:
+        for handle in (*handles, self._asking):
             handle.cancel()
         self._fill(None)
         self.counts["I/O errors"] += trouble.errors
@@ -316,7 +323,10 @@ class Simulation:
     def _ask_to_quit(self) -> None:
         peer = Peer.connect(self._network, self._outside, self._moment)
         if peer is not None:
+            self._asked = True
             peer.make([("quit", {"grace": 1})])
+        else:  # it does not listen yet
+            self._asking = self._outside.call_later(0.01, self._ask_to_quit)
 
     # -- the last life --------------------------------------------------------------------------
 
@@ -364,6 +374,7 @@ class Simulation:
         for job in listed:
             buried[job["id"]] = (await peer.call("job", {"id": job["id"], "data": True})).value["data"]
         self.book.finish(buried)
+        self._asked = True
         self._buried = len(buried)
         await peer.call("quit")
 
