@@ -79,7 +79,7 @@ class Simulation:
         self._troubles: list[Trouble] = []
         self._logs: Any = []
         self._buried = 0
-        self._asking: asyncio.Handle = self._outside.call_soon(lambda: None)
+        self._timers: list[asyncio.TimerHandle] = []
         self._inserting: list[asyncio.Task[None]] = []
         journal = JournalConfig(
             segment_size=self._plan.segment_size, payload_window=self._plan.payload_window
@@ -169,7 +169,7 @@ class Simulation:
         life = self._troubles[-1].life
         self._troubles[-1].started = True
         if life.room is not None and life.full_from > 0:
-            self._outside.call_later(life.full_from, self._fill, life.room)
+            self._timers.append(self._outside.call_later(life.full_from, self._fill, life.room))
 
     def _start(self, life: Life) -> tuple[ServerLoop, asyncio.Task[int]]:
         """A new process on the machine."""
@@ -221,12 +221,12 @@ class Simulation:
             timers += [(life.seconds, self._ask_to_quit), (life.seconds + PATIENCE, end)]
         else:
             timers.append((life.seconds, end))
-        handles = [self._outside.call_later(seconds, *work) for seconds, *work in timers]
+        self._timers = [self._outside.call_later(seconds, *work) for seconds, *work in timers]
         self._timeline.run(
             lambda: over or trouble.crashed or task.done() or bool(self.book.wrong) or self._cut(life)
         )
-        for handle in (*handles, self._asking):
-            handle.cancel()
+        for timer in self._timers:
+            timer.cancel()
         self._fill(None)
         self.counts["I/O errors"] += trouble.errors
         self.counts["short writes"] += trouble.shorts
@@ -326,7 +326,7 @@ class Simulation:
             self._asked = True
             peer.make([("quit", {"grace": 1})])
         else:  # it does not listen yet
-            self._asking = self._outside.call_later(0.01, self._ask_to_quit)
+            self._timers.append(self._outside.call_later(0.01, self._ask_to_quit))
 
     # -- the last life --------------------------------------------------------------------------
 
