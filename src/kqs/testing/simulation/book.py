@@ -129,6 +129,7 @@ class Book:
         self._unsynced: list[tuple[Sent, Lease, int]] = []
         self._calls = 0
         self._ends = {0: 0}
+        self._cleanly: dict[int, bool] = {}
 
     def fail(self, text: str) -> None:
         """Something is wrong."""
@@ -232,8 +233,8 @@ class Book:
             self.fail(f"{id}: attempt {attempt}, yet attempt {job.floor - 1} was over")
         lease = Lease(receipt, job, attempt, sent, came, sent.clock + round(job.ttr * 1e6))
         self.leases[receipt] = lease
-        self._unsynced.append((came, lease, lease.expires))
         self._follows(lease, job.last)
+        self._not_synced_yet(came, lease, lease.expires)
         job.last = lease
         return lease
 
@@ -273,7 +274,7 @@ class Book:
             if lease.answered is not None:
                 self.fail(f"{lease.receipt} was renewed, and it had been settled")
             lease.expires = max(lease.expires, answer.sent.clock + round(lease.job.ttr * 1e6))
-            self._unsynced.append((answer.came, lease, lease.expires))
+            self._not_synced_yet(answer.came, lease, lease.expires)
         elif self._is_current(lease, answer) and not lease.outcomes:
             self.fail(f"{lease.receipt} could not be renewed, and was current")
 
@@ -365,17 +366,24 @@ class Book:
     def life_over(self, life: int, clock: int, *, cleanly: bool) -> None:
         """A server has ended, at this time of its clock: what it had not synced may be gone."""
         self._ends[life] = clock
-        for came, lease, expires in self._unsynced:
-            if came.life == life:
-                if cleanly:
-                    lease.durable = max(lease.durable or 0, expires)
-                elif lease.durable is None:
-                    lease.vague = True
-                    if lease.before is not None:  # if this one is forgotten, that one holds again
-                        lease.before.over, lease.before.vague = False, True
-                else:
-                    lease.expires = min(lease.expires, lease.durable)
-        self._unsynced = [item for item in self._unsynced if item[0].life != life]
+        self._cleanly[life] = cleanly
+        unsynced, self._unsynced = self._unsynced, []
+        for came, lease, expires in unsynced:
+            self._not_synced_yet(came, lease, expires)
+
+    def _not_synced_yet(self, came: Sent, lease: Lease, expires: int) -> None:
+        """A crash may take back a lease or its renewal; it may have done so before the reply was read."""
+        cleanly = self._cleanly.get(came.life)
+        if cleanly is None:
+            self._unsynced.append((came, lease, expires))
+        elif cleanly:
+            lease.durable = max(lease.durable or 0, expires)
+        elif lease.durable is not None:
+            lease.expires = min(lease.expires, lease.durable)
+        else:
+            lease.vague = True
+            if lease.before is not None:  # if this one is forgotten, that one holds again
+                lease.before.over, lease.before.vague = False, True
 
     # -- the end --------------------------------------------------------------------------------
 
