@@ -273,7 +273,9 @@ class Book:
                 self.fail(f"{lease.receipt} was renewed, and the job had been handed out again")
             if lease.answered is not None:
                 self.fail(f"{lease.receipt} was renewed, and it had been settled")
-            lease.expires = max(lease.expires, answer.sent.clock + round(lease.job.ttr * 1e6))
+            lease.expires = answer.sent.clock + round(
+                lease.job.ttr * 1e6
+            )  # earlier, if the clock was set back
             self._not_synced_yet(answer.came, lease, lease.expires)
         elif self._is_current(lease, answer) and not lease.outcomes:
             self.fail(f"{lease.receipt} could not be renewed, and was current")
@@ -358,7 +360,7 @@ class Book:
         rest = []
         for came, lease, expires in self._unsynced:
             if came.life == sent.life and came.at <= sent.at:
-                lease.durable = max(lease.durable or 0, expires)
+                lease.durable = expires
             else:
                 rest.append((came, lease, expires))
         self._unsynced = rest
@@ -377,7 +379,7 @@ class Book:
         if cleanly is None:
             self._unsynced.append((came, lease, expires))
         elif cleanly:
-            lease.durable = max(lease.durable or 0, expires)
+            lease.durable = expires
         elif lease.durable is not None:
             lease.expires = min(lease.expires, lease.durable)
         else:

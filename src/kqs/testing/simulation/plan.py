@@ -119,6 +119,7 @@ class Trouble:
         crashed: whether the life is over, by an operation that never returned.
         remount: whether the file system could not write its own log: it takes no more writes then, and only a
             start of the machine brings it back.
+        went_on: what was written or synced after an operation had failed, which must not be (G5), or ``""``.
         errors, shorts: how many operations failed, or did a part only.
     """
 
@@ -129,6 +130,7 @@ class Trouble:
         self.started = False
         self.crashed = False
         self.remount = False
+        self.went_on = ""
         self.errors = 0
         self.shorts = 0
 
@@ -140,6 +142,8 @@ class Trouble:
             self.crashed = True
             return CRASH
         if operation.kind in CHANGES:
+            if self.errors and operation.kind != "unlink":
+                self.went_on = f"{operation.kind} {operation.path}"
             self._changes += 1
             if self._changes == life.error_at:
                 self.errors += 1

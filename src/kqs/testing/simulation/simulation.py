@@ -255,6 +255,8 @@ class Simulation:
         else:
             how = "start refused"
             self._look_at_refusal(error, life, flipped, before)
+        if trouble.went_on:
+            self.book.fail(f"after an operation of the disk had failed: {trouble.went_on}")
         for entry in self._logs:
             if entry["log_level"] == "error" and not (trouble.errors or trouble.crashed):
                 self.book.fail(f"logged: {entry}")
