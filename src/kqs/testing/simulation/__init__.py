@@ -1,5 +1,5 @@
 """A whole server in a simulated world: one integer decides everything that happens (docs/reliability.md)."""
 
-from .simulation import Report, run
+from .runs import Report, run
 
 __all__ = ["Report", "run"]

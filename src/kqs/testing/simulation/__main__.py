@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .simulation import run
+from .runs import run
 
 
 def main() -> int:

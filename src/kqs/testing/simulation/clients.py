@@ -7,10 +7,11 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from .book import Book, Job, Lease
+from .book import Book
 from .loop import VirtualLoop
 from .network import Network
 from .peer import Answer, Lost, Peer, Sent
+from .records import Job, Lease
 
 TYPES = ("a", "b")
 #: Payloads above this many bytes go to the bulk store.

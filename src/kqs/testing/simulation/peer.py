@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ...client.session import Session, encode_argument
-from ...core.wire import Reply
 from ...errors import CallError
 from .loop import VirtualLoop
 from .network import Network, Transport
@@ -52,12 +51,12 @@ class Peer(asyncio.Protocol):
     """A connection to the server.
 
     Args:
-        now: tells life and time.
+        now: tells life and time; the time by an earlier life's clock when its number is given.
 
     Attributes:
-        strange: replies without an id, which answer the connection as a whole.
         over: set when the connection has ended.
         lost: whether it was reset, rather than closed.
+        life: the server's, when it was made.
     """
 
     def __init__(self, now: Any) -> None:
@@ -66,7 +65,6 @@ class Peer(asyncio.Protocol):
         self._open: dict[str, tuple[Sent, asyncio.Future[Answer]]] = {}
         self.transport: Transport | None = None
         self.life = 0
-        self.strange: list[Reply] = []
         self.over = asyncio.Event()
         self.lost = False
 
@@ -85,9 +83,7 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for id, reply in self._session.feed(data):
-            if not id:
-                self.strange.append(reply)
-            elif reply.last and id in self._open:
+            if reply.last and id in self._open:
                 sent, future = self._open.pop(id)
                 value, error = None, None
                 try:
@@ -148,11 +144,6 @@ class Peer(asyncio.Protocol):
         """Send bytes as they are."""
         if self.transport is not None:
             self.transport.write(data)
-
-    @property
-    def outstanding(self) -> list[Sent]:
-        """When the calls that are not answered yet were made."""
-        return [sent for sent, _future in self._open.values()]
 
     def half_close(self) -> None:
         """Send nothing more."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from random import Random
 from typing import Any
-
-from structlog.testing import capture_logs
 
 from ...core.job import JobDefaults
 from ...errors import DamagedJournal, DataDirError, NewerFormat
@@ -34,34 +32,27 @@ _HANDLERS = Handlers([], {}, JobDefaults())
 _QUIET = CallLogConfig(slow=float("inf"), failed=False)
 
 
-@dataclass
-class Report:
-    """What a seed came to.
+class Simulation:
+    """A world with one server in it at a time, and its clients.
+
+    Args:
+        seed: decides everything.
+        story: whether to keep what happens, a line each.
 
     Attributes:
-        seed: it.
-        wrong: promises that were broken, in words; empty when all is well.
+        book: what was promised, and what was broken of it.
+        counts: figures, by name: see :class:`~kqs.testing.simulation.runs.Report`.
+        logs: what the server logged since it was last looked at.
+        story: what happened.
         trace: hash over everything that happened, in order.
-        counts: figures, by name: lives, ends of lives and faults by kind, calls, jobs accepted, jobs lost.
-        story: what happened, a line each, when it was asked for.
     """
-
-    seed: int
-    wrong: list[str]
-    trace: str
-    counts: Counter[str]
-    story: list[str] = field(default_factory=list)
-
-
-class Simulation:
-    """See :func:`run`."""
 
     def __init__(self, seed: int, *, story: bool = False) -> None:
         self.seed = seed
         self.counts: Counter[str] = Counter()
         self.story: list[str] = []
         self._keep_story = story
-        self._hash = hashlib.blake2b(digest_size=16)
+        self.trace = hashlib.blake2b(digest_size=16)
         self._random = Random(f"{seed} world")
         self._plan = make_plan(Random(f"{seed} plan"))
         self._disk = SimDisk(seed)
@@ -77,7 +68,7 @@ class Simulation:
         self._number = 0
         self._hosts: list[SimHost] = []
         self._troubles: list[Trouble] = []
-        self._logs: Any = []
+        self.logs: list[Any] = []
         self._buried = 0
         self._timers: list[asyncio.TimerHandle] = []
         self._inserting: list[asyncio.Task[None]] = []
@@ -107,7 +98,7 @@ class Simulation:
         return self._troubles[life - 1].errors > 0
 
     def _witness(self, name: str, data: bytes) -> None:
-        self._hash.update(b"%d %b %b" % (self._timeline.now, name.encode(), data))
+        self.trace.update(b"%d %b %b" % (self._timeline.now, name.encode(), data))
         if self._keep_story:
             self._tell(f"-> {name}: {data!r}")
 
@@ -115,7 +106,7 @@ class Simulation:
         fault = self._troubles[-1](operation)
         if self._troubles[-1].crashed:
             self._server.die()  # now: what an operation that never returned leads to must not be seen
-        self._hash.update(
+        self.trace.update(
             b"%d %b %b %d %d"
             % (
                 self._timeline.now,
@@ -163,6 +154,9 @@ class Simulation:
                     self.book.fail(f"a client failed: {error!r}")
             self._outside.die()
             self._outside.clear()
+            self.counts["calls"] = self._world.calls
+            self.counts["accepted"] = sum(job.answered for job in self.book.jobs.values())
+            self.counts["lost"] = sum(text.startswith("lost") for text in self.book.wrong)
 
     def _started(self) -> None:
         """The server takes calls."""
@@ -241,7 +235,7 @@ class Simulation:
         before: dict[str, bytes],
     ) -> None:
         """See how a life ended, and whether it may have; clear up after it."""
-        trouble, log = self._troubles[-1], [entry["event"] for entry in self._logs]
+        trouble, log = self._troubles[-1], [entry["event"] for entry in self.logs]
         cleanly = False
         if trouble.crashed or not task.done():
             if life.end == "quit" and not (trouble.crashed or self.book.wrong or self.book.tail_cut):
@@ -257,10 +251,10 @@ class Simulation:
             self._look_at_refusal(error, life, flipped, before)
         if trouble.went_on:
             self.book.fail(f"after an operation of the disk had failed: {trouble.went_on}")
-        for entry in self._logs:
+        for entry in self.logs:
             if entry["log_level"] == "error" and not (trouble.errors or trouble.crashed):
                 self.book.fail(f"logged: {entry}")
-        self._logs.clear()
+        self.logs.clear()
         self._tell(f"== {how}")
         self.counts[how] += 1
         loop.die()
@@ -288,7 +282,7 @@ class Simulation:
             self.counts["damage refused"] += 1
             if self._disk.files() != before:
                 self.book.fail(f"a start that was refused changed files: {error}")
-        elif not (isinstance(error, DataDirError) and (self._troubles[-1].errors or life.room is not None)):
+        elif type(error) is not DataDirError or not (self._troubles[-1].errors or life.room is not None):
             self.book.fail(f"the server did not start: {error!r}")
 
     def _flip(self) -> tuple[str, int, int] | None:
@@ -307,7 +301,7 @@ class Simulation:
 
     def _cut(self, life: Life) -> bool:
         """Whether the server took what a turned bit left for an unfinished frame, cut it, and said so."""
-        if life.flip and any("was cut" in entry["event"] for entry in self._logs):
+        if life.flip and any("was cut" in entry["event"] for entry in self.logs):
             self.book.tail_cut = True
         return self.book.tail_cut
 
@@ -353,7 +347,6 @@ class Simulation:
             self._end(loop, task, quiet, None, {})
             if self.book.wrong:
                 return
-        self.counts["accepted"] = sum(job.answered for job in self.book.jobs.values())
 
     async def _drain(self) -> None:
         """Wait until nothing is left to do, take stock, and end the server."""
@@ -390,23 +383,3 @@ class Simulation:
         if (jobs["ready"], jobs["delayed"], jobs["reserved"], jobs["buried"]) != (0, 0, 0, self._buried):
             self.book.fail(f"after all was done and {self._buried} buried, a start finds {jobs}")
         await peer.call("quit")
-
-    def report(self) -> Report:
-        """What it came to."""
-        self.counts["calls"] = self._world.calls
-        self.counts["lost"] = sum(text.startswith("lost") for text in self.book.wrong)
-        return Report(self.seed, self.book.wrong, self._hash.hexdigest(), self.counts, self.story)
-
-
-def run(seed: int, *, story: bool = False) -> Report:
-    """Simulate one seed.
-
-    Args:
-        seed: an integer; the same one always gives the same run.
-        story: keep what happened, a line each.
-    """
-    simulation = Simulation(seed, story=story)
-    with capture_logs() as logs:
-        simulation._logs = logs
-        simulation.run()
-    return simulation.report()
