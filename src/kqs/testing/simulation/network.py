@@ -34,7 +34,7 @@ class Transport(asyncio.Transport):
         self.name = name
         self.peer: Transport
         self._network = network
-        self._protocol: asyncio.Protocol
+        self.protocol: asyncio.Protocol
         self._waiting = bytearray()  # for this end to read
         self._eof_waits = False
         self._reset = False
@@ -49,10 +49,10 @@ class Transport(asyncio.Transport):
     def join(self, peer: Transport, protocol: asyncio.Protocol) -> None:
         """Connect to the other end."""
         self.peer = peer
-        self._protocol = protocol
+        self.protocol = protocol
 
     def begin(self) -> None:
-        self._protocol.connection_made(self)
+        self.protocol.connection_made(self)
 
     # -- the transport's interface --------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class Transport(asyncio.Transport):
         self.peer._look()
         if len(self.peer._waiting) > self._high and not self._full:
             self._full = True
-            self._protocol.pause_writing()
+            self.protocol.pause_writing()
 
     def can_write_eof(self) -> bool:
         return True
@@ -145,7 +145,7 @@ class Transport(asyncio.Transport):
         elif self._eof_waits and self._reading:
             self._eof_waits = False
             self._network.witness(self.name, b"")
-            if not self._protocol.eof_received():
+            if not self.protocol.eof_received():
                 self.close()
         self._look()
 
@@ -155,17 +155,17 @@ class Transport(asyncio.Transport):
         del self._waiting[:size]
         if not self._closing:
             self._network.witness(self.name, data)
-            self._protocol.data_received(data)
+            self.protocol.data_received(data)
         peer = self.peer
         if peer._full and len(self._waiting) <= peer._high // 4 and not peer.lost:
             peer._full = False
-            peer.loop.call_soon(peer._protocol.resume_writing)
+            peer.loop.call_soon(peer.protocol.resume_writing)
 
     def _lose(self, reason: Exception | None) -> None:
         if not self.lost:
             self.lost = True
             self._network.witness(self.name, b"lost")
-            self._protocol.connection_lost(reason)
+            self.protocol.connection_lost(reason)
 
 
 class Listener:
@@ -239,6 +239,10 @@ class Network:
         ours.begin()
         listener.loop.call_soon(theirs.begin)
         return True
+
+    def protocols(self, loop: VirtualLoop) -> list[asyncio.Protocol]:
+        """What a process has at its ends of the connections that stand."""
+        return [end.protocol for end in self._ends if end.loop is loop and not end.lost]
 
     def died(self, loop: VirtualLoop) -> None:
         """A process is gone: its peers see their connections reset, after all it had sent or some."""

@@ -14,6 +14,7 @@ from ...errors import DamagedJournal, DataDirError, NewerFormat
 from ...service.app import Service
 from ...service.config import BulkConfig, CallLogConfig, Config, JournalConfig, ServerConfig
 from ...service.handlers import Handlers
+from ...service.server import Connection
 from ..clock import EPOCH
 from ..disk import SimDisk
 from ..faults import Fault, Operation
@@ -244,6 +245,9 @@ class Simulation:
         elif (error := task.exception()) is None:
             how = "quit" if task.result() == 0 else "journal failed"
             cleanly = task.result() == 0
+            for connection in self._network.protocols(loop):
+                if cleanly and isinstance(connection, Connection) and connection.in_flight:
+                    self.book.fail("the server quit with calls taken and not answered")
             if not cleanly and not trouble.errors:
                 self.book.fail(f"the journal failed without a fault: {log[-1]}")
         else:
