@@ -117,6 +117,7 @@ class Trouble:
         started: whether the server has started: reads fail only before, as a payload that cannot be read is
             another story.
         crashed: whether the life is over, by an operation that never returned.
+        full_at: when the disk got full under the server, nanoseconds on the timeline.
         remount: whether the file system could not write its own log: it takes no more writes then, and only a
             start of the machine brings it back.
         went_on: what was written or synced after an operation had failed, which must not be (G5), or ``""``.
@@ -130,6 +131,7 @@ class Trouble:
         self.started = False
         self.crashed = False
         self.remount = False
+        self.full_at = -1_000_000_000
         self.went_on = ""
         self.errors = 0
         self.shorts = 0

@@ -29,6 +29,8 @@ from .plan import Life, Trouble, make_plan
 DATA = "/data"
 #: Seconds within which all jobs are done once nothing goes wrong any more.
 PATIENCE = 20.0
+#: Nanoseconds within which what was admitted on a disk that was not full is written.
+_ADMITTED = 60_000_000
 _HANDLERS = Handlers([], {}, JobDefaults())
 _QUIET = CallLogConfig(slow=float("inf"), failed=False)
 
@@ -96,7 +98,8 @@ class Simulation:
         return life == self._number and self._server.alive and not self._asked
 
     def _may_fail(self, life: int) -> bool:
-        return self._troubles[life - 1].errors > 0
+        trouble = self._troubles[life - 1]
+        return trouble.errors > 0 or self._timeline.now < trouble.full_at + _ADMITTED
 
     def _witness(self, name: str, data: bytes) -> None:
         self.trace.update(b"%d %b %b" % (self._timeline.now, name.encode(), data))
@@ -164,7 +167,7 @@ class Simulation:
         life = self._troubles[-1].life
         self._troubles[-1].started = True
         if life.room is not None and life.full_from > 0:
-            self._timers.append(self._outside.call_later(life.full_from, self._fill, life.room))
+            self._timers.append(self._outside.call_later(life.full_from, self._get_full, life.room))
 
     def _start(self, life: Life) -> tuple[ServerLoop, asyncio.Task[int]]:
         """A new process on the machine."""
@@ -248,7 +251,7 @@ class Simulation:
             for connection in self._network.protocols(loop):
                 if cleanly and isinstance(connection, Connection) and connection.in_flight:
                     self.book.fail("the server quit with calls taken and not answered")
-            if not cleanly and not trouble.errors:
+            if not cleanly and not self._may_fail(self._number):
                 self.book.fail(f"the journal failed without a fault: {log[-1]}")
         else:
             how = "start refused"
@@ -316,6 +319,11 @@ class Simulation:
             free, total = self._disk.free(DATA)
             self._disk.capacity = total - free + room
             self.counts["full disks"] += 1
+
+    def _get_full(self, room: int) -> None:
+        """The disk gets full under a server that may have just found space for a large call."""
+        self._troubles[-1].full_at = self._timeline.now
+        self._fill(room)
 
     def _set_clock(self, seconds: float) -> None:
         self._set_by += seconds
