@@ -193,11 +193,13 @@ class Journal:
     def has_room_for(self, size: int) -> bool:
         """Whether there is space for new jobs of this size, the reserve aside.
 
-        What does not fit into the segments made ahead gets one of its own, if the file system has the space.
+        More than half a segment in one frame may fit neither behind what is in the open segment nor into one
+        made ahead, whatever these have left in all. It gets a segment of its own, if the file system has the
+        space.
         """
-        if self._available - size >= self._needed + self.segment_size // 2:
-            return True
-        return size >= self.segment_size // 2 and self._disk.free(self._folder)[0] > 2 * size
+        if size <= self.segment_size // 2:
+            return self._available - size >= self._needed + self.segment_size // 2
+        return self._disk.free(self._folder)[0] > 2 * size + self.pending_bytes
 
     async def make_room(self) -> bool:
         """Return when the space that is wanted has been made ahead, or can't be; tells which."""

@@ -14,7 +14,6 @@ from time import monotonic
 from typing import Any, Final
 
 import msgspec
-import psutil
 import structlog
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -84,6 +83,7 @@ class Desk:
         health: gathers the answer to ``health``.
         about: gathers the service's part of ``stats``.
         quit: begins the shutdown, given the grace in seconds.
+        monotonic: seconds that never run backwards.
     """
 
     def __init__(
@@ -101,6 +101,7 @@ class Desk:
         health: Callable[[], dict[str, Any]],
         about: Callable[[], dict[str, Any]],
         quit: Callable[[float], None],
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self.intake = intake
         self.metrics = metrics
@@ -116,8 +117,7 @@ class Desk:
         self._health = health
         self._about = about
         self._quit = quit
-        self._process = psutil.Process()
-        self._started = monotonic()
+        self._monotonic = monotonic
         # Calls answered at once, and calls that take their time.
         self._now: dict[str, Callable[[Connection, Request, bytes], bytes]] = {
             "ping": lambda connection, request, raw: PONG,
@@ -138,7 +138,7 @@ class Desk:
 
     def take(self, connection: Connection, block: bytes) -> None:
         """Begin every call in a block of whole lines, in order."""
-        begun = monotonic()
+        begun = self._monotonic()
         if self._take_singles(connection, block):
             return
         try:
@@ -229,8 +229,8 @@ class Desk:
             if name in self._later:
                 connection.in_flight += 1
                 task = asyncio.create_task(self._finish(connection, request, id_part, raw, size, begun))
-                connection.tasks.add(task)
-                task.add_done_callback(connection.tasks.discard)
+                connection.tasks[task] = None
+                task.add_done_callback(connection.tasks.pop)
                 return
             if name == "echo":
                 out.append(self._echo(request, id_part, raw))
@@ -246,7 +246,7 @@ class Desk:
             self._done(connection, name, size, begun, "ok")
 
     def _done(self, connection: Connection, name: str, size: int, begun: float, outcome: str) -> None:
-        latency, duration = begun - connection.received, monotonic() - begun
+        latency, duration = begun - connection.received, self._monotonic() - begun
         if name:
             self.metrics.done(name, latency, duration)
         if outcome != "ok":
@@ -394,7 +394,7 @@ class Desk:
         except (msgspec.MsgspecError, RecursionError):
             settlements = self._settle_one_by_one(raw)
         refused = await self._engine.settle(settlements)
-        self.progressed = monotonic()
+        self.progressed = self._monotonic()
         connection.settled = True
         answer: dict[str, Any] = {"settled": len(settlements) - len(refused), "refused": refused}
         return _encode(answer)
@@ -419,7 +419,7 @@ class Desk:
         for receipt, is_current in zip(argument.receipts, current, strict=True):
             (renewed if is_current else lost).append(receipt)
         if renewed:
-            self.progressed = monotonic()  # a long attempt that goes on
+            self.progressed = self._monotonic()  # a long attempt that goes on
         return _encode({"renewed": renewed, "lost": lost, "cancelled": []})
 
     async def _job(self, connection: Connection, request: Request, raw: bytes) -> bytes:
@@ -438,18 +438,12 @@ class Desk:
 
     def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
-        try:
-            rss = self._process.memory_info().rss
-        except OSError:  # no descriptor left to look: the other figures are wanted all the more
-            rss = None
-        process = {"pid": self._process.pid, "rss_bytes": rss, "uptime": monotonic() - self._started}
         return _encode(
             {
                 **self._engine.stats(given(argument.type)),
                 "engine": self._engine.name,
                 "calls": self.metrics.shown(),
                 "errors": self.metrics.errors,
-                "process": process,
                 **self._about(),
             }
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -101,7 +102,7 @@ class Connection(asyncio.Protocol):
         self.settled = False
         self.scheduled = False
         self.peer = holder or "?"
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}
 
     # -- from the transport ---------------------------------------------------------------------
 
@@ -131,7 +132,7 @@ class Connection(asyncio.Protocol):
         if not block:
             return
         self._blocks.append(block)
-        self.received = monotonic()
+        self.received = self._server.monotonic()
         # A small block is taken at once: on a quiet server that is the shortest way. A large one waits for
         # its turn, unread, or libuv would go on reading this peer before it looks at the others.
         self._server.schedule(self, at_once=len(block) < SMALL)
@@ -174,7 +175,7 @@ class Connection(asyncio.Protocol):
             self._drop_timer.cancel()
         if self._linger_timer is not None:
             self._linger_timer.cancel()
-        for task in self.tasks:
+        for task in list(self.tasks):
             task.cancel()
         self._transport = None
         self._server.desk.ended(self)
@@ -307,13 +308,17 @@ class Server:
     Args:
         limits: what a peer may use.
         tokens: whether tokens are configured; without any, whoever reaches us is admin.
+        monotonic: seconds that never run backwards.
     """
 
-    def __init__(self, limits: LimitsConfig, *, tokens: bool) -> None:
+    def __init__(
+        self, limits: LimitsConfig, *, tokens: bool, monotonic: Callable[[], float] = monotonic
+    ) -> None:
         self.limits = limits
+        self.monotonic = monotonic
         self.desk: Desk
         self._tokens = tokens
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
         self._ready: deque[Connection] = deque()
         self._running = False
         self._listeners: list[asyncio.Server] = []
@@ -357,11 +362,11 @@ class Server:
         if len(self._connections) >= self.limits.connections and connection.holder is None:
             self.refused += 1
             return False
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
 
     def left(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections and self._all_left is not None and not self._all_left.done():
             self._all_left.set_result(None)
 
@@ -380,6 +385,7 @@ class Server:
     def _turn(self) -> None:
         """Take a slice of each waiting connection in turn, for a few milliseconds at most."""
         ready = self._ready
+        monotonic = self.monotonic
         until = monotonic() + TURN
         desk = self.desk
         while ready:
