@@ -241,11 +241,14 @@ class Engine(Protocol):
         """
         ...
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
+    async def rescue(
+        self, receipts: Sequence[str], *, overdue: bool = False, died: bool = False, reason: str = ""
+    ) -> None:
         """Take expired or orphaned leases back; their attempt counts.
 
         Args:
             receipts: the leases; ones that are not current are passed over.
+            overdue: pass over those, too, that were renewed since they expired.
             died: the worker died running it: counts towards burying it as poison.
             reason: kept as the job's last error.
         """

@@ -191,11 +191,13 @@ class Journal:
     def has_room_for(self, size: int) -> bool:
         """Whether there is space for new jobs of this size, the reserve aside.
 
-        What does not fit into the segments made ahead gets one of its own, if the file system has the space.
+        More than half a segment in one frame may fit neither behind what is in the open segment nor into one
+        made ahead, whatever these have left in all. It gets a segment of its own, if the file system has the
+        space.
         """
-        if self._available - size >= self._needed + self.segment_size // 2:
-            return True
-        return size >= self.segment_size // 2 and self._disk.free(self._folder)[0] > 2 * size
+        if size <= self.segment_size // 2:
+            return self._available - size >= self._needed + self.segment_size // 2
+        return self._disk.free(self._folder)[0] > 2 * size + self.pending_bytes
 
     async def make_room(self) -> None:
         """Return when the space that is wanted has been made ahead, or can't be."""
@@ -541,8 +543,10 @@ class Journal:
                 spares.append(name)
             else:
                 self._disk.unlink(path)
-        if BALLAST not in self._disk.listdir(self._folder):
-            self._t_allocate(f"{self._folder}/{BALLAST}", _BALLAST_SIZE)
+        if BALLAST not in self._disk.listdir(self._folder) and not self._t_allocate(
+            f"{self._folder}/{BALLAST}", _BALLAST_SIZE
+        ):
+            return len(spares)  # what is left is for manifests: without one a new segment is worth nothing
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
         while len(spares) < wanted:
             name = f"{SPARE}{number}"

@@ -169,6 +169,7 @@ class Service:
         self._workers = LocalWorkers(
             self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
         )
+        await self._engine.journal.make_room()  # what ends jobs has its space before the first call (G9)
         await host.listen(self._server, config.server.listen, data)
         host.started()
         self._timer = asyncio.create_task(self._tick())
@@ -198,7 +199,8 @@ class Service:
                 for lease in await self._workers.look_after(self._engine.tick()):
                     expired.setdefault(lease.ttr, []).append(lease.receipt)
                 for ttr, receipts in expired.items():
-                    await self._engine.rescue(receipts, reason=f"ttr of {ttr:g} s exceeded")
+                    reason = f"ttr of {ttr:g} s exceeded"
+                    await self._engine.rescue(receipts, overdue=True, reason=reason)
                 if self._monotonic() >= next_look:
                     next_look = self._monotonic() + min(1.0, self._config.health.stall / 4)
                     self._look_for_work()
@@ -291,8 +293,8 @@ class Service:
         if hasattr(self, "_desk"):
             self._dispatch.close()
             await self._desk.intake.finish()
+            await self._server.close(LAST_WORDS)  # first: calls under way still need the engine
             await self._engine.close()
-            await self._server.close(LAST_WORDS)
             await self._store.close()
             self._call_log.close()
             self._log.info("stopped")

@@ -92,10 +92,10 @@ class RealHost:
     """The machine this process runs on. See :class:`Host`."""
 
     def __init__(self) -> None:
-        self.disk = RealDisk()
-        self.clock = SystemClock()
-        self.monotonic = monotonic
-        self.random = SystemRandom()
+        self.disk: Disk = RealDisk()
+        self.clock: Clock = SystemClock()
+        self.monotonic: Callable[[], float] = monotonic
+        self.random: Random = SystemRandom()
         self._process = psutil.Process()
         self._since = monotonic()
         self._lock: int | None = None

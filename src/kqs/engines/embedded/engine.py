@@ -186,8 +186,10 @@ class EmbeddedEngine:
         await self._make_room()
         return await self._settler.settle(settlements)
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
-        await self._settler.rescue(receipts, died=died, reason=reason)
+    async def rescue(
+        self, receipts: Sequence[str], *, overdue: bool = False, died: bool = False, reason: str = ""
+    ) -> None:
+        await self._settler.rescue(receipts, overdue=overdue, died=died, reason=reason)
 
     def held_by(self, holder: str) -> list[str]:
         return list(self._index.held_by(holder))

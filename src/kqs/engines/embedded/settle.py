@@ -128,13 +128,15 @@ class Settler:
             delay = retry_delay(policy, job.attempt, self._random())
         return int(delay * SECOND)
 
-    async def rescue(self, receipts: Sequence[str], *, died: bool = False, reason: str = "") -> None:
+    async def rescue(
+        self, receipts: Sequence[str], *, overdue: bool = False, died: bool = False, reason: str = ""
+    ) -> None:
         parts: list[bytes] = []
         first, now = self._ledger.journal.next_sequence, self._ledger.now()
         ready: dict[str, None] = {}
         for receipt in receipts:
             job = self._ledger.index.leases.get(receipt)
-            if job is None:
+            if job is None or (overdue and job.expires > now):
                 continue
             sequence = first + len(parts)
             deaths = job.deaths + 1 if died else job.deaths
