@@ -553,7 +553,8 @@ class Journal:
                 spares.append(name)
             else:
                 self._disk.unlink(path)
-        self._t_ballast()
+        if not self._t_ballast():
+            return len(spares)  # what is left is for manifests: without one a new segment is worth nothing
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
         while len(spares) < wanted:
             name = f"{SPARE}{number}"
@@ -568,15 +569,18 @@ class Journal:
             )  # after a crash, too, the space must be there, not used otherwise
         return len(spares)
 
-    def _t_ballast(self) -> None:
-        """Keep the space the next start's copy of the open segment takes, or at least that of a manifest."""
+    def _t_ballast(self) -> bool:
+        """Keep the space the next start's copy of the open segment takes, or at least that of a manifest.
+
+        Returns:
+            False: the disk is too full for either.
+        """
         path, size = f"{self._folder}/{BALLAST}", max(_MANIFEST_SPACE, self.segment_size)
         if BALLAST in self._disk.listdir(self._folder):
             if has_space(self._disk, path, size) or self._disk.free(self._folder)[0] < size:
-                return
+                return True
             self._disk.unlink(path)
-        if not self._t_allocate(path, size):
-            self._t_allocate(path, _MANIFEST_SPACE)
+        return self._t_allocate(path, size) or self._t_allocate(path, _MANIFEST_SPACE)
 
     def _t_allocate(self, path: str, size: int) -> bool:
         """A new file with its space; False: the disk is full."""
