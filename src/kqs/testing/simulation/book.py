@@ -145,7 +145,7 @@ class Book:
             self.fail(f"{id}: attempt {attempt} of {job.max_attempts}")
         if attempt < job.floor:
             self.fail(f"{id}: attempt {attempt}, yet attempt {job.floor - 1} was over")
-        lease = Lease(receipt, job, attempt, sent, came, sent.clock + round(job.ttr * 1e6))
+        lease = Lease(receipt, job, attempt, sent, came, sent.at, sent.clock + round(job.ttr * 1e6))
         self.leases[receipt] = lease
         self._follows(lease, job.last)
         self._not_synced_yet(came, lease, lease.expires)
@@ -168,7 +168,7 @@ class Book:
         before.over = True
         lease.before = before
         kept = not before.vague and (before.came.life == lease.came.life or before.durable is not None)
-        left = before.expires - self._latest(before.came.life, lease.came)
+        left = self._left(before, lease.came)
         if kept and not before.outcomes and left > 0:
             self.fail(f"{job.id}: {lease.receipt} was given while {before.receipt} had {left} us left")
         if kept and not job.released and lease.attempt <= before.attempt:
@@ -187,6 +187,7 @@ class Book:
                 self.fail(f"{lease.receipt} was renewed, and the job had been handed out again")
             if lease.answered is not None:
                 self.fail(f"{lease.receipt} was renewed, and it had been settled")
+            lease.since = answer.sent.at
             lease.expires = answer.sent.clock + round(
                 lease.job.ttr * 1e6
             )  # earlier, if the clock was set back
@@ -197,8 +198,13 @@ class Book:
     def _is_current(self, lease: Lease, answer: Answer) -> bool:
         """Whether a lease was certainly current while a call was made and answered."""
         kept = lease.came.life == answer.came.life or lease.durable is not None
-        left = lease.expires - self._latest(lease.came.life, answer.came)
+        left = self._left(lease, answer.came)
         return kept and not (lease.over or lease.vague) and left > 0
+
+    def _left(self, lease: Lease, now: Sent) -> int:
+        """Microseconds a lease lasts at least: a clock that was set back does not make it outlast its ttr."""
+        by_clock = lease.expires - self._latest(lease.came.life, now)
+        return min(by_clock, round(lease.job.ttr * 1e6) - (now.at - lease.since) // 1000)
 
     def _latest(self, since: int, now: Sent) -> int:
         """The latest time the server's clock may have shown since a life; it may have been set back after."""

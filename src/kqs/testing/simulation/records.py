@@ -68,7 +68,8 @@ class Lease:
     """A lease whose receipt somebody got.
 
     Attributes:
-        expires: it lasts until then at least.
+        since: when it was asked for, or renewed, the last time; on the timeline.
+        expires: it lasts until then at least, by the server's clock.
         durable: the same, as far as a crash cannot take it back; None when the whole lease may be gone.
         vague: whether it cannot be told from outside if it is current.
         outcomes: when each outcome was first sent for it, by the least time of the server's clock.
@@ -83,6 +84,7 @@ class Lease:
     attempt: int
     sent: Sent
     came: Sent
+    since: int
     expires: int
     durable: int | None = None
     vague: bool = False
