@@ -147,7 +147,7 @@ MUTATIONS = [
     Mutation(
         "a server without tokens listens to other machines",
         "service",
-        "        if not _is_loopback(host) and not config.tokens:\n",
+        "        if not _is_loopback(address) and not config.tokens:\n",
         "        if False:\n",
         ("tests/cli/test_refusals.py::test_beyond_this_machine_tokens_are_needed_too",),
         hangs=30,
