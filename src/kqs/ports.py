@@ -336,12 +336,19 @@ class Engine(Protocol):
         ...
 
     async def rescue(
-        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+        self,
+        receipts: Sequence[str],
+        *,
+        overdue: bool = False,
+        died: bool = False,
+        alone: bool = True,
+        reason: str = "",
     ) -> None:
         """Take expired or orphaned leases back; their attempt counts.
 
         Args:
             receipts: the leases; ones that are not current are passed over.
+            overdue: pass over those, too, that were renewed since they expired.
             died: the worker died running it: counts towards burying it as poison.
             alone: whether nothing else ran in that worker. A job that was one of several counts as having
                 killed one worker at most: which of them did it shows only when each runs alone.

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kqs.errors import Busy
-from kqs.service.app import OWN_FILES
+from kqs.service.host import OWN_FILES
 from tests.support import ServerProcess, Wire, until
 
 #: Nothing of the payloads stays in memory.

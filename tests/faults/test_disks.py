@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -79,11 +80,11 @@ def test_on_a_full_disk_jobs_are_refused_and_end_and_it_recovers(
         assert client.stats()["jobs"]["ready"] == len(early + more)
         receipt = retry_until_refused(client)
         assert client.call("settle", [{"receipt": receipt, "outcome": "ok"}])["refused"] == []
+        for _ in range(2):  # killed, and started on the disk that is full
+            server.discard()
+            server = ServerProcess(tmp_path, CONFIG, data=disk.folder / "data").start()
+            client = server.client()
         assert settle_all(client) == [*early, *more][1:]
-        server.discard()  # killed
-        server = ServerProcess(tmp_path, CONFIG, data=disk.folder / "data").start()  # full as it is
-        client = server.client()
-        assert client.stats()["jobs"]["ready"] == 0
         full.unlink()
 
         def accepted() -> str:
@@ -181,7 +182,9 @@ def test_jobs_of_a_disk_that_is_unmounted_under_the_server_are_on_it(
     data = disk.folder / "data"
     server = ServerProcess(tmp_path, CONFIG, data=data).start()
     client = server.client()
-    ids = client.insert_many([job(number) for number in range(3)])
+    ids = [client.insert(**job(0))]
+    until(lambda: {"spare-1", "spare-2"} <= set(os.listdir(data / "journal")), "the next segments")
+    ids.append(client.insert(**job(1)))  # answered by the thread that made them: it is done with that
     disk.unmount("--lazy")
     try:
         more, error = insert_until_refused(client)

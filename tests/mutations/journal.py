@@ -120,11 +120,9 @@ MUTATIONS = [
     Mutation(
         "no space is kept free for the ends of jobs",
         "journal",
-        """        if self._available - size >= self._needed + self.segment_size // 2:
-            return True
+        """            return self._available - size >= self._needed + self.segment_size // 2
 """,
-        """        if self._available - size >= 0:
-            return True
+        """            return self._available - size >= 0
 """,
         (
             "tests/unit/engines/test_embedded.py::test_on_a_full_disk_jobs_are_refused_others_end_and_it_recovers",

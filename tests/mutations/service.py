@@ -101,9 +101,16 @@ MUTATIONS = [
     Mutation(
         "a newline within a call is a blank",
         "core",
-        """    if block and len(requests) != block.count(b"\\n") + (not block.endswith(b"\\n")):\n""",
-        """    if False:\n""",
-        ("tests/unit/core/test_wire_input.py", "tests/unit/core/test_wire_lines.py", _FUZZ),
+        "    if block and not one_a_line(block, len(requests)):\n",
+        "    if False:\n",
+        ("tests/unit/core/test_wire_input.py",),
+    ),
+    Mutation(
+        "a blank line makes up for two calls on another",
+        "core",
+        """ and block.startswith(b"{") and block.count(b"}\\n{") == lines - 1\n""",
+        "\n",
+        ("tests/unit/core/test_wire_input.py",),
     ),
     Mutation(
         "the process tree of an overdue attempt lives on",
@@ -140,9 +147,10 @@ MUTATIONS = [
     Mutation(
         "a server without tokens listens to other machines",
         "service",
-        "        if not _is_loopback(host) and not config.tokens:\n",
+        "        if not _is_loopback(address) and not config.tokens:\n",
         "        if False:\n",
         ("tests/cli/test_refusals.py::test_beyond_this_machine_tokens_are_needed_too",),
+        hangs=30,
     ),
     Mutation(
         "a job whose bulk payload is lost is taken for done",

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .job import JobFields
 from .retry import Seconds
-from .wire import check_text
+from .wire import check_text, one_a_line
 
 Role = Literal["insert", "work", "read", "admin"]
 ROLES: Final[tuple[Role, ...]] = ("insert", "work", "read", "admin")
@@ -77,8 +77,7 @@ def decode_singles(block: bytes) -> list[SingleInsert] | None:
         inserts = _singles.decode_lines(block)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    # To msgspec a newline is a space like others: a line may have held no message, or several.
-    return inserts if len(inserts) == block.count(b"\n") else None
+    return inserts if one_a_line(block, len(inserts)) else None
 
 
 class AuthArgument(Struct, forbid_unknown_fields=True):

@@ -215,6 +215,21 @@ def check_text(block: bytes) -> None:
         str(block, "utf-8")
 
 
+def one_a_line(block: bytes, messages: int) -> bool:
+    """Whether the messages of a block, all of them objects, stand on a line each, nothing else on it.
+
+    To msgspec a newline is as good as a space; here a line is one message, however blocks are cut. Counting
+    newlines does not tell: a blank line makes up for two messages on another. But no JSON has ``}`` and ``{``
+    next to each other, so where they stand around a newline one message ends and another begins.
+
+    Args:
+        block: what was decoded.
+        messages: how many it gave.
+    """
+    lines = block.count(b"\n") + (not block.endswith(b"\n"))
+    return messages == lines and block.startswith(b"{") and block.count(b"}\n{") == lines - 1
+
+
 def decode_requests(block: bytes) -> list[Request]:
     """All requests of a block of lines, at once.
 
@@ -224,8 +239,7 @@ def decode_requests(block: bytes) -> list[Request]:
     """
     check_text(block)
     requests = _requests.decode_lines(block)
-    if block and len(requests) != block.count(b"\n") + (not block.endswith(b"\n")):
-        # To msgspec a newline is as good as a space: here a line is one message, however blocks are cut.
+    if block and not one_a_line(block, len(requests)):
         raise BadRequest("a line that is blank, or not one message")
     for request in requests:
         if request.v != 1:

@@ -32,7 +32,8 @@ SEGMENT_SIZE = 64 * 1024 * 1024
 FRAME_TARGET = 8 * 1024 * 1024
 #: How far ahead of dispatch the disk is told to read.
 READ_AHEAD = 4 * 1024 * 1024
-_BALLAST_SIZE = 256 * 1024
+#: Bytes of ballast that are enough for a manifest; no more than the smallest segment.
+_MANIFEST_SPACE = 64 * 1024
 #: When this many entries were told to be durable, the rest is told in the loop's next turn.
 TOLD_AT_ONCE = 1000
 
@@ -192,11 +193,13 @@ class Journal:
     def has_room_for(self, size: int) -> bool:
         """Whether there is space for new jobs of this size, the reserve aside.
 
-        What does not fit into the segments made ahead gets one of its own, if the file system has the space.
+        More than half a segment in one frame may fit neither behind what is in the open segment nor into one
+        made ahead, whatever these have left in all. It gets a segment of its own, if the file system has the
+        space.
         """
-        if self._available - size >= self._needed + self.segment_size // 2:
-            return True
-        return size >= self.segment_size // 2 and self._disk.free(self._folder)[0] > 2 * size
+        if size <= self.segment_size // 2:
+            return self._available - size >= self._needed + self.segment_size // 2
+        return self._disk.free(self._folder)[0] > 2 * size + self.pending_bytes
 
     async def make_room(self) -> bool:
         """Return when the space that is wanted has been made ahead, or can't be; tells which."""
@@ -550,8 +553,8 @@ class Journal:
                 spares.append(name)
             else:
                 self._disk.unlink(path)
-        if BALLAST not in self._disk.listdir(self._folder):
-            self._t_allocate(f"{self._folder}/{BALLAST}", _BALLAST_SIZE)
+        if not self._t_ballast():
+            return len(spares)  # what is left is for manifests: without one a new segment is worth nothing
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
         while len(spares) < wanted:
             name = f"{SPARE}{number}"
@@ -565,6 +568,19 @@ class Journal:
                 self._folder
             )  # after a crash, too, the space must be there, not used otherwise
         return len(spares)
+
+    def _t_ballast(self) -> bool:
+        """Keep the space the next start's copy of the open segment takes, or at least that of a manifest.
+
+        Returns:
+            False: the disk is too full for either.
+        """
+        path, size = f"{self._folder}/{BALLAST}", max(_MANIFEST_SPACE, self.segment_size)
+        if BALLAST in self._disk.listdir(self._folder):
+            if has_space(self._disk, path, size) or self._disk.free(self._folder)[0] < size:
+                return True
+            self._disk.unlink(path)
+        return self._t_allocate(path, size) or self._t_allocate(path, _MANIFEST_SPACE)
 
     def _t_allocate(self, path: str, size: int) -> bool:
         """A new file with its space; False: the disk is full."""

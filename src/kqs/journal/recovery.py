@@ -59,8 +59,7 @@ def lock_directory(directory: str) -> int:
             f"{f' (process {holder})' if holder else ''}; stop it, or choose another with --data"
         ) from None
     try:
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
+        os.pwrite(fd, b"%-20d\n" % os.getpid(), 0)  # over the one before: that needs no space
     except OSError as error:
         os.close(fd)
         raise _unwritable(directory, error) from None
@@ -129,11 +128,13 @@ def _create(
     """A new journal. A start that crashed before its manifest left one segment without frames at most."""
     folder = f"{directory}/journal"
     disk.sync_dir(directory)  # the folder's own name, before a manifest says what is in it
-    for name in disk.listdir(folder):
+    names = disk.listdir(folder)
+    for name in names:
         if name != f"{1:010d}.seg" and not is_spare(name) and name != BALLAST:
             raise DamagedJournal("manifest", 0, None, f"it is missing, yet journal/{name} is there")
         if name.endswith(".seg"):
             _refuse_frames(disk, folder, name)
+    for name in names:
         disk.unlink(f"{folder}/{name}")
     header = SegmentHeader(1, random(8), int.from_bytes(random(8), "little"), 1, 1, now)
     file, crc = make_segment(disk, folder, header, segment_size)
@@ -231,7 +232,8 @@ def _renew_open_segment(
     if f"{info.file}.new" in disk.listdir(folder):
         disk.unlink(f"{path}.new")
     size = max(len(scan.data), len(valid))
-    if spare := take_spare(disk, folder, f"{path}.new", size):  # its space is there, also on a full disk
+    # The space of a spare is there on a full disk, too, and the old file's is free for the next ballast soon.
+    if spare := take_spare(disk, folder, f"{path}.new", size, ballast=True):
         # A spare is blank: no crash may give this one its old name back when frames are in it.
         disk.sync_dir(folder)
     file = disk.open(f"{path}.new", create=not spare)

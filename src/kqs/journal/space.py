@@ -1,4 +1,4 @@
-"""Space made ahead: spare segments for what will be written, ballast for the manifest that says so.
+"""Space made ahead: spare segments for what will be written, ballast for the manifest and for a start.
 
 A disk that is full must not keep jobs from ending, nor the journal from starting (DESIGN section 5, rule 6).
 """
@@ -14,7 +14,7 @@ from .manifest import Manifest
 
 #: Spare segments are named so, and numbered.
 SPARE: Final = "spare-"
-#: A file whose space is given up so that a manifest can be written on a full disk.
+#: A file whose space is given up on a full disk, for a manifest or a start's copy of the open segment.
 BALLAST: Final = "ballast"
 
 _SPARE_FILE = re.compile(r"spare-\d+")
@@ -39,9 +39,19 @@ def has_space(disk: Disk, path: str, size: int) -> bool:
         file.close()
 
 
-def take_spare(disk: Disk, folder: str, path: str, size: int) -> bool:
-    """Turn a spare segment of at least this size into a new file; False when there is none."""
-    for name in spare_names(disk, folder):
+def take_spare(disk: Disk, folder: str, path: str, size: int, *, ballast: bool = False) -> bool:
+    """Turn a spare segment of at least this size into a new file; False when there is none.
+
+    Args:
+        disk, folder: where.
+        path: the new file.
+        size: bytes it needs.
+        ballast: whether the ballast may be taken when no spare will do.
+    """
+    names = spare_names(disk, folder)
+    if ballast and BALLAST in disk.listdir(folder):
+        names.append(BALLAST)
+    for name in names:
         if has_space(disk, f"{folder}/{name}", size):
             disk.rename(f"{folder}/{name}", path)
             return True

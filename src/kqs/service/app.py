@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import ipaddress
 import os
-import random
-import resource
 import socket
 import ssl
-import sys
-from time import monotonic
 from typing import Any
 
 import msgspec
@@ -20,19 +15,16 @@ import structlog
 from ..core.job import NEEDS
 from ..engines.embedded import EmbeddedEngine
 from ..errors import ConfigError, DataDirError, JournalFailed
-from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
-from ..journal.recovery import lock_directory
 from ..journal.scan import Apply
 from ..runners.spec import WorkerSpec
-from ..stores.files import FileStore
 from .calllog import CallLog
 from .calls import Desk
-from .clock import SystemClock
 from .config import Config, LimitsConfig, split_address
 from .dispatch import Dispatch
 from .handlers import Handlers
 from .health import HealthFacts, assess
+from .host import Host, RealHost
 from .intake import Intake
 from .metrics import Metrics
 from .reload import Reloads, Sources
@@ -45,8 +37,6 @@ from .workers import LocalWorkers
 TICK = 0.02
 #: Seconds peers have, at the end, to take the replies that are on their way to them.
 LAST_WORDS = 2.0
-#: File descriptors kept for files, workers and listeners.
-OWN_FILES = 192
 #: How often the tokens' file is looked at, seconds.
 LOOK_AT_TOKENS = 1.0
 #: An oversize payload no job refers to is collected when it is this old, seconds.
@@ -62,6 +52,7 @@ class Service:
         insecure: listen on an address other than loopback without tokens or TLS.
         sources: where :meth:`reload` finds other settings; None when it cannot.
         watch: reload when they or the handlers' code change.
+        host: the machine below, or None for the real one.
 
     Raises:
         ConfigError: others could reach the server and it is not protected, or a certificate cannot be used.
@@ -76,9 +67,12 @@ class Service:
         insecure: bool = False,
         sources: Sources | None = None,
         watch: bool = False,
+        host: Host | None = None,
     ) -> None:
         self._config = config
         self._handlers = handlers
+        self._host = host or RealHost()
+        self._monotonic = self._host.monotonic
         self._log = structlog.get_logger()
         self._sources = sources
         self._watch = watch
@@ -87,18 +81,18 @@ class Service:
         self._stopping: asyncio.Future[float] | None = None
         self._failure: JournalFailed | None = None
         self._quickly = asyncio.Event()
-        self._idle_since = monotonic()
+        self._idle_since = self._monotonic()
         self._tls = server_context(config.tls) if config.tls.cert else None
         self._tokens = Tokens(os.path.abspath(config.server.data), config.tokens)
-        host, _port = split_address(config.server.listen, "listen")
+        address, _port = split_address(config.server.listen, "listen")
         missing = [
             *([] if self._tokens.required else ["tokens ('kqs token new')"]),
             *([] if self._tls else ["TLS (tls.cert)"]),
         ]
         self._unprotected = ""
-        if missing and not _is_loopback(host):
+        if missing and not _is_loopback(address):
             self._unprotected = (
-                f"{host} is reachable from other machines, and this server has no {' and '.join(missing)}"
+                f"{address} is reachable from other machines, and this server has no {' and '.join(missing)}"
             )
             if not insecure:
                 raise ConfigError(
@@ -141,33 +135,32 @@ class Service:
     # -- starting -------------------------------------------------------------------------------
 
     async def _start(self) -> None:
-        config = self._config
+        config, host = self._config, self._host
+        random = host.random
         data = os.path.abspath(config.server.data)
-        self._lock = lock_directory(data)
-        self._warn_about(data)
-        loop = asyncio.get_running_loop()
-        self._clock = SystemClock()
         try:
-            self._store = FileStore(f"{data}/bulk")
+            host.claim(data)
+            self._store = host.store(data)
             self._call_log = CallLog(data, config.call_log, random.random)
-            executor = ThreadExecutor(loop)
+            executor = host.executor()
 
             def open_journal(apply: Apply) -> Journal:
                 return Journal.open(
-                    RealDisk(),
+                    host.disk,
                     executor,
                     data,
                     apply,
-                    now=self._clock.now(),
+                    now=host.clock.now(),
                     segment_size=config.journal.segment_size,
+                    random=random.randbytes,
                     on_failure=self._journal_failed,
                 )
 
             self._engine = EmbeddedEngine(
                 open_journal,
-                self._clock,
+                host.clock,
                 random=random.random,
-                nonce=random.SystemRandom().getrandbits,
+                nonce=random.getrandbits,
                 bulk=self._store,
                 payload_window=config.journal.payload_window,
                 memory_limit=config.journal.memory_limit,
@@ -184,15 +177,22 @@ class Service:
         self._data = data
         self._refuse_unsupported(self._handlers)
         self._metrics = Metrics()
-        intake = Intake(self._engine, self._store, config.bulk.threshold, self._metrics, self._call_log)
+        intake = Intake(
+            self._engine,
+            self._store,
+            config.bulk.threshold,
+            self._metrics,
+            self._call_log,
+            self._monotonic,
+        )
         self._dispatch = Dispatch(self._engine)
-        self._server = Server(self._limits(), self._tokens)
+        self._server = Server(self._limits(), self._tokens, monotonic=self._monotonic)
         self._desk = Desk(
             engine=self._engine,
             intake=intake,
             dispatch=self._dispatch,
             bulk=self._store,
-            clock=self._clock,
+            clock=host.clock,
             table=self._handlers.table,
             tokens=self._tokens,
             metrics=self._metrics,
@@ -200,20 +200,20 @@ class Service:
             health=self._health,
             about=self._about,
             quit=self.shutdown,
+            monotonic=self._monotonic,
         )
         self._server.desk = self._desk
         self._workers = LocalWorkers(
             self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
         )
-        await self._listen(data)
+        await self._engine.journal.make_room()  # what ends jobs has its space before the first call (G9)
+        tls = self._certificates if self._tls else None
+        await host.listen(self._server, config.server.listen, data, tls)
         if self._unprotected:
             self._log.warning(
                 "others may call this server, or read what its clients send", why=self._unprotected
             )
-        gc.collect()
-        gc.freeze()  # what the start made lives as long as the process
-        gc.set_threshold(50_000, 20, 50)
-        sys.setswitchinterval(0.001)
+        host.started()
         self._timer = asyncio.create_task(self._tick())
         self._workers.start()
         if self._sources is not None:
@@ -246,26 +246,13 @@ class Service:
         self._desk.table = handlers.table
         self._workers.replace(handlers.specs)
 
-    def _warn_about(self, data: str) -> None:
-        """Say so when the data directory is on something that does not keep data."""
-        kind = file_system(data)
-        if kind in ("tmpfs", "ramfs"):
-            self._log.warning(
-                "the data directory is in memory: jobs do not survive a reboot", file_system=kind
-            )
-        elif kind in ("nfs", "nfs4", "cifs", "smb3", "fuse.sshfs", "9p"):
-            self._log.warning(
-                "the data directory is on a network file system: its fsync and locks may not hold",
-                file_system=kind,
-            )
-
     def _limits(self) -> LimitsConfig:
         """The configured limits, with no more connections than the limit on open files has room for.
 
         A peer that is one too many is refused; without room the journal could not open its next segment.
         """
         limits = self._config.limits
-        room = room_for_connections(limits.connections)
+        room = self._host.connections(limits.connections)
         if room < limits.connections:
             self._log.warning(
                 "limits.connections is lowered: the limit on open files has no room for more; raise it with "
@@ -274,27 +261,6 @@ class Service:
                 configured=limits.connections,
             )
         return msgspec.structs.replace(limits, connections=room)
-
-    async def _listen(self, data: str) -> None:
-        config = self._config.server
-        host, port = split_address(config.listen, "server.listen")
-        unix = f"{data}/kqs.sock"
-        try:
-            os.unlink(unix)  # ours to remove: we hold the directory's lock
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise DataDirError(f"data directory {data} cannot be used: {unix}: {error.strerror}") from None
-        before = os.umask(0o177)
-        try:
-            await self._server.listen(host, port, unix, tls=self._certificates if self._tls else None)
-        except OSError as error:
-            raise ConfigError(
-                f"cannot listen on {config.listen}: {os.strerror(error.errno or 0)}; "
-                f"choose another address with --listen"
-            ) from None
-        finally:
-            os.umask(before)
 
     def _certificates(self) -> ssl.SSLContext:
         assert self._tls is not None
@@ -334,22 +300,23 @@ class Service:
 
     async def _tick(self) -> None:
         """Release delays, take expired leases back, look for work, collect orphans."""
-        next_collection = next_look = next_tokens = monotonic()
+        next_collection = next_look = next_tokens = self._monotonic()
         while True:
             try:
                 expired: dict[float, list[str]] = {}
                 for lease in await self._workers.look_after(self._engine.tick()):
                     expired.setdefault(lease.ttr, []).append(lease.receipt)
                 for ttr, receipts in expired.items():
-                    await self._engine.rescue(receipts, reason=f"ttr of {ttr:g} s exceeded")
-                if monotonic() >= next_look:
-                    next_look = monotonic() + min(1.0, self._config.health.stall / 4)
+                    reason = f"ttr of {ttr:g} s exceeded"
+                    await self._engine.rescue(receipts, overdue=True, reason=reason)
+                if self._monotonic() >= next_look:
+                    next_look = self._monotonic() + min(1.0, self._config.health.stall / 4)
                     self._look_for_work()
-                if monotonic() >= next_tokens:
-                    next_tokens = monotonic() + LOOK_AT_TOKENS
+                if self._monotonic() >= next_tokens:
+                    next_tokens = self._monotonic() + LOOK_AT_TOKENS
                     self._look_at_tokens()
-                if monotonic() >= next_collection:
-                    next_collection = monotonic() + ORPHAN_GRACE
+                if self._monotonic() >= next_collection:
+                    next_collection = self._monotonic() + ORPHAN_GRACE
                     await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
             except JournalFailed:
                 return
@@ -377,16 +344,16 @@ class Service:
         """:meth:`_eligible`, remembering when there was last nothing: only work that waits can stall."""
         eligible = self._eligible()
         if not eligible:
-            self._idle_since = monotonic()
+            self._idle_since = self._monotonic()
         return eligible
 
     def _health(self) -> dict[str, Any]:
         eligible = self._look_for_work()
-        now = monotonic()
+        now = self._monotonic()
         failed = None if self._failure is None else str(self._failure)
         free = total = 0
         try:
-            free, total = RealDisk().free(self._data)
+            free, total = self._host.disk.free(self._data)
         except OSError as error:
             failed = failed or f"data directory {self._data}: {error.strerror}"
         facts = HealthFacts(
@@ -410,6 +377,7 @@ class Service:
             "draining": self._dispatch.draining,
             "reserves_waiting": self._dispatch.waiting,
             "workers": self._workers.states(),
+            "process": self._host.process(),
             "calls_known": self._desk.calls,
         }
 
@@ -447,8 +415,8 @@ class Service:
             self._dispatch.close()
             self._desk.jobs.close()
             await self._desk.intake.finish()
+            await self._server.close(LAST_WORDS)  # first: calls under way still need the engine
             await self._engine.close()
-            await self._server.close(LAST_WORDS)
             await self._store.close()
             self._call_log.close()
             self._log.info("stopped")
@@ -461,36 +429,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def room_for_connections(wanted: int) -> int:
-    """How many of these connections the limit on open files has room for.
-
-    The soft limit is raised as far as they need it and the hard one allows: 1024 is common, and for programs
-    that call select().
-    """
-    needed = wanted + OWN_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        try:
-            raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
-            soft = raised
-        except (OSError, ValueError):  # macOS has another, smaller limit
-            pass
-    return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - OWN_FILES))
-
-
-def file_system(path: str) -> str:
-    """The type of the file system a path is on, or ``unknown``."""
-    try:
-        with open("/proc/self/mountinfo", encoding="utf-8") as mounts:
-            lines = [line.split() for line in mounts]
-    except OSError:
-        return "unknown"
-    best, kind = "", "unknown"
-    for fields in lines:
-        mount = fields[4]
-        if (path == mount or path.startswith(mount.rstrip("/") + "/")) and len(mount) >= len(best):
-            best, kind = mount, fields[fields.index("-") + 1]
-    return kind

@@ -17,7 +17,7 @@ class CallLog:
     """Writes ``DATA/log/calls.jsonl``, rotated by size.
 
     Args:
-        directory: the data directory.
+        directory: the data directory; its ``log`` is there.
         config: what is logged and how much is kept.
         random: draws from [0, 1), for sampling.
     """
@@ -26,7 +26,6 @@ class CallLog:
         self._config = config
         self._random = random
         self._path = f"{directory}/log/calls.jsonl"
-        os.makedirs(f"{directory}/log", mode=0o700, exist_ok=True)
         self._file: BinaryIO | None = None
         self._size = 0
         #: Lines that could not be written: a full disk stops the log, not the server.

@@ -12,7 +12,6 @@ from time import monotonic
 from typing import Any, Final
 
 import msgspec
-import psutil
 import structlog
 from msgspec import UNSET, Raw, Struct, UnsetType
 
@@ -86,6 +85,7 @@ class Desk:
         health: gathers the answer to ``health``.
         about: gathers the service's part of ``stats``.
         quit: begins the shutdown, given the grace in seconds.
+        monotonic: seconds that never run backwards.
     """
 
     def __init__(
@@ -103,6 +103,7 @@ class Desk:
         health: Callable[[], dict[str, Any]],
         about: Callable[[], dict[str, Any]],
         quit: Callable[[float], None],
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self.intake = intake
         self.metrics = metrics
@@ -119,8 +120,7 @@ class Desk:
         self._health = health
         self._about = about
         self._quit = quit
-        self._process = psutil.Process()
-        self._started = monotonic()
+        self._monotonic = monotonic
         # Calls answered at once, and calls that take their time.
         self._now: dict[str, Callable[[Connection, Request, bytes], bytes]] = {
             "ping": lambda connection, request, raw: PONG,
@@ -147,7 +147,7 @@ class Desk:
 
     def take(self, connection: Connection, block: bytes) -> None:
         """Begin every call in a block of whole lines, in order."""
-        begun = monotonic()
+        begun = self._monotonic()
         if self._take_singles(connection, block):
             return
         try:
@@ -239,8 +239,8 @@ class Desk:
             if name in self._later:
                 connection.in_flight += 1
                 task = asyncio.create_task(self._finish(connection, request, id_part, raw, size, begun))
-                connection.tasks.add(task)
-                task.add_done_callback(connection.tasks.discard)
+                connection.tasks[task] = None
+                task.add_done_callback(connection.tasks.pop)
                 return
             if name == "echo":
                 out.append(self._echo(request, id_part, raw))
@@ -256,7 +256,7 @@ class Desk:
             self._done(connection, name, size, begun, "ok")
 
     def _done(self, connection: Connection, name: str, size: int, begun: float, outcome: str) -> None:
-        latency, duration = begun - connection.received, monotonic() - begun
+        latency, duration = begun - connection.received, self._monotonic() - begun
         if name:
             self.metrics.done(name, latency, duration)
         if outcome != "ok":
@@ -316,7 +316,7 @@ class Desk:
         sha256 = digest(token)
         if connection.role is not None and connection.token == sha256:
             return connection.role  # it shows the same one with every call
-        now = monotonic()
+        now = self._monotonic()
         if pause := self._throttle.pause(connection.host, now):
             connection.rejected = True
             raise Busy(f"too many wrong tokens from {connection.host}; try again in {pause:.1f} s")
@@ -411,7 +411,7 @@ class Desk:
         except (msgspec.MsgspecError, RecursionError):
             settlements = self._settle_one_by_one(raw)
         refused = await self._engine.settle(settlements)
-        self.progressed = monotonic()
+        self.progressed = self._monotonic()
         connection.settled = True
         answer: dict[str, Any] = {"settled": len(settlements) - len(refused), "refused": refused}
         return _encode(answer)
@@ -435,23 +435,17 @@ class Desk:
         for receipt, became in zip(argument.receipts, current, strict=True):
             answer[became].append(receipt)
         if answer["renewed"]:
-            self.progressed = monotonic()  # a long attempt that goes on
+            self.progressed = self._monotonic()  # a long attempt that goes on
         return _encode(answer)
 
     def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
-        try:
-            rss = self._process.memory_info().rss
-        except OSError:  # no descriptor left to look: the other figures are wanted all the more
-            rss = None
-        process = {"pid": self._process.pid, "rss_bytes": rss, "uptime": monotonic() - self._started}
         return _encode(
             {
                 **self._engine.stats(given(argument.type)),
                 "engine": self._engine.name,
                 "calls": self.metrics.shown(),
                 "errors": self.metrics.errors,
-                "process": process,
                 **self._about(),
             }
         )

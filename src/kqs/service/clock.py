@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 
 class SystemClock:
@@ -10,10 +11,17 @@ class SystemClock:
 
     A wall clock that is set forward or back while the server runs neither makes a delay early nor expires
     all leases at once. Times shown are off by the same step until the next start (docs/guarantees.md).
+
+    Args:
+        wall: nanoseconds since 1970 UTC.
+        monotonic: nanoseconds that never run backwards.
     """
 
-    def __init__(self) -> None:
-        self._anchor = time.time_ns() - time.monotonic_ns()
+    def __init__(
+        self, wall: Callable[[], int] = time.time_ns, monotonic: Callable[[], int] = time.monotonic_ns
+    ) -> None:
+        self._monotonic = monotonic
+        self._anchor = wall() - monotonic()
 
     def now(self) -> int:
-        return (self._anchor + time.monotonic_ns()) // 1000
+        return (self._anchor + self._monotonic()) // 1000

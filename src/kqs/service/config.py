@@ -76,7 +76,7 @@ class JournalConfig(_Table, frozen=True):
     """The journal.
 
     Attributes:
-        segment_size: bytes of a segment file; one is reserved ahead.
+        segment_size: bytes of a segment file; two are reserved ahead, one of them for a start on a full disk.
         payload_window: bytes of payloads kept in memory; others are read back from the journal.
         memory_limit: bytes of memory jobs may take, estimated; inserts get ``busy`` beyond it.
         key_window: seconds an idempotency key is remembered.

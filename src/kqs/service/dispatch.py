@@ -38,7 +38,7 @@ class Dispatch:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._waiting: dict[_Waiter, None] = {}
-        self._of: dict[object, set[_Waiter]] = {}
+        self._of: dict[object, dict[_Waiter, None]] = {}
         self._asked: dict[object, frozenset[str]] = {}
         self._served: Counter[str] = Counter()
         self.draining = False
@@ -84,7 +84,7 @@ class Dispatch:
         loop = asyncio.get_running_loop()
         waiter = _Waiter(types, loop.create_future())
         self._waiting[waiter] = None
-        self._of.setdefault(asker, set()).add(waiter)
+        self._of.setdefault(asker, {})[waiter] = None
         timer = loop.call_later(seconds, waiter.wake, False)
         try:
             return await waiter.woken
@@ -95,7 +95,7 @@ class Dispatch:
         finally:
             timer.cancel()
             self._waiting.pop(waiter, None)
-            self._of[asker].discard(waiter)
+            self._of[asker].pop(waiter, None)
             if not self._of[asker]:
                 del self._of[asker]
 

@@ -79,21 +79,29 @@ class Intake:
         bulk: where oversize payloads go.
         threshold: payloads above this many bytes are oversize.
         metrics, log: told of every call.
+        monotonic: seconds that never run backwards.
     """
 
     def __init__(
-        self, engine: Engine, bulk: BulkStore, threshold: int, metrics: Metrics, log: CallLog
+        self,
+        engine: Engine,
+        bulk: BulkStore,
+        threshold: int,
+        metrics: Metrics,
+        log: CallLog,
+        monotonic: Callable[[], float] = monotonic,
     ) -> None:
         self._engine = engine
         self._bulk = bulk
         self._threshold = threshold
         self._metrics = metrics
         self._log = log
+        self._monotonic = monotonic
         self._jobs: list[NewJob] = []
         self._calls: list[_Calls] = []
         self._begun = 0.0
         self._scheduled = False
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: dict[asyncio.Task[Any], None] = {}
         self.unsynced = 0
         #: Called once, when what waited for the disk is durable; set by the server while it holds up reading.
         self.on_drained: Callable[[], None] | None = None
@@ -126,7 +134,7 @@ class Intake:
             return
         if not self._scheduled:
             self._scheduled = True
-            self._begun = monotonic()
+            self._begun = self._monotonic()
             asyncio.get_running_loop().call_soon(self.flush)
         self._calls.append(calls)
         own.extend(jobs)
@@ -150,12 +158,12 @@ class Intake:
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
         task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
 
     async def _oversize(self, calls: _Calls, jobs: list[NewJob]) -> None:
         """Payloads above the threshold go to the bulk store first, durably; only then is the job accepted."""
-        begun = monotonic()
+        begun = self._monotonic()
         self.unsynced += calls.size
         stored: list[BulkRef] = []
         try:
@@ -197,11 +205,11 @@ class Intake:
         self._settle_bytes(sum(calls.size for calls in batch))
         for connection, lines in replies.items():
             connection.answer(b"".join(lines), len(lines))
-        self._note(batch[0], sum(map(len, replies.values())), begun, monotonic() - begun)
+        self._note(batch[0], sum(map(len, replies.values())), begun, self._monotonic() - begun)
         return inserted
 
     def _refuse(self, batch: list[_Calls], error: CallError, begun: float) -> None:
-        duration = monotonic() - begun
+        duration = self._monotonic() - begun
         self._settle_bytes(sum(calls.size for calls in batch))
         for calls in batch:
             times = len(calls.id_parts)
@@ -226,4 +234,4 @@ class Intake:
         """Return when every call taken so far is answered."""
         self.flush()
         while self._tasks:
-            await asyncio.wait(set(self._tasks))
+            await asyncio.wait(list(self._tasks))

@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         self.settled = False
         self.scheduled = False
         self.peer = holder or "?"
-        self.tasks: set[asyncio.Task[Any]] = set()
+        self.tasks: dict[asyncio.Task[Any], None] = {}
 
     # -- from the transport ---------------------------------------------------------------------
 
@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         if not block:
             return
         self._blocks.append(block)
-        self.received = monotonic()
+        self.received = self._server.monotonic()
         # A small block is taken at once: on a quiet server that is the shortest way. A large one waits for
         # its turn, unread, or libuv would go on reading this peer before it looks at the others.
         self._server.schedule(self, at_once=len(block) < SMALL)
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         for timer in (self._drop_timer, self._linger_timer, self._stranger_timer):
             if timer is not None:
                 timer.cancel()
-        for task in self.tasks:
+        for task in list(self.tasks):
             task.cancel()
         self._transport = None
         self._server.desk.ended(self)
@@ -365,13 +365,17 @@ class Server:
     Args:
         limits: what a peer may use.
         tokens: who may call; while no token is required, whoever reaches us is admin.
+        monotonic: seconds that never run backwards.
     """
 
-    def __init__(self, limits: LimitsConfig, tokens: Tokens) -> None:
+    def __init__(
+        self, limits: LimitsConfig, tokens: Tokens, *, monotonic: Callable[[], float] = monotonic
+    ) -> None:
         self.limits = limits
         self.tokens = tokens
+        self.monotonic = monotonic
         self.desk: Desk
-        self._connections: set[Connection] = set()
+        self._connections: dict[Connection, None] = {}
         self._ready: deque[Connection] = deque()
         self._running = False
         self._listeners: list[asyncio.Server | TlsListener] = []
@@ -423,7 +427,7 @@ class Server:
         """A peer connected; False when there are too many."""
         if connection.holder is None and self._full():
             return False
-        self._connections.add(connection)
+        self._connections[connection] = None
         return True
 
     def _full(self, coming: int = 0) -> bool:
@@ -444,7 +448,7 @@ class Server:
                 connection.role = role
 
     def left(self, connection: Connection) -> None:
-        self._connections.discard(connection)
+        self._connections.pop(connection, None)
         if not self._connections and self._all_left is not None and not self._all_left.done():
             self._all_left.set_result(None)
 
@@ -463,6 +467,8 @@ class Server:
     def _turn(self) -> None:
         """Take a slice of each waiting connection in turn, for a few milliseconds at most."""
         ready = self._ready
+        monotonic = self.monotonic
+        monotonic = self.monotonic
         until = monotonic() + TURN
         desk = self.desk
         while ready:

@@ -97,3 +97,53 @@ class SteppedExecutor:
         while self._waiting:
             self.work()
         self.closed = True
+
+
+class DelayedExecutor:
+    """A :class:`~kqs.ports.Executor` whose thread takes its time, on a loop with virtual time.
+
+    Work begins when what was submitted before is reported, one after the other; between its beginning and
+    its report the loop goes on.
+
+    Args:
+        loop: whose time passes, and where ``done`` runs.
+        delay: draws seconds: from submitting or the report before to the work, and from there to its report.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, delay: Callable[[], float]) -> None:
+        self._loop = loop
+        self._delay = delay
+        self._waiting: deque[tuple[Work, Done]] = deque()
+        self._finished: deque[_Finished] = deque()
+        self._busy = False
+        self._closed = False
+
+    def submit(self, work: Work, done: Done) -> None:
+        if self._closed:
+            return  # as nobody does what is put into the queue of a thread that has ended
+        self._waiting.append((work, done))
+        if not self._busy:
+            self._busy = True
+            self._loop.call_later(self._delay(), self._work)
+
+    def _work(self) -> None:
+        if self._waiting:
+            self._finished.append(_run(*self._waiting.popleft()))
+            self._loop.call_later(self._delay(), self._report)
+
+    def _report(self) -> None:
+        if self._finished:
+            done, result, error = self._finished.popleft()
+            done(result, error)
+        if self._waiting:
+            self._loop.call_later(self._delay(), self._work)
+        else:
+            self._busy = False
+
+    def close(self) -> None:
+        """Do everything that was submitted; it is reported on the loop's next turn."""
+        self._closed = True
+        while self._waiting:
+            self._finished.append(_run(*self._waiting.popleft()))
+        for _finished in self._finished:
+            self._loop.call_soon(self._report)

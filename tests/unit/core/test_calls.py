@@ -160,6 +160,7 @@ LINES = st.sampled_from(
         b'{"v":1,"id":"1","n":"insert","m":{"type":"t","auth":{"usr":"u","pwd":"p"}}}',
         b'{"v":1,"id":"1","n":"insert","m":{"type":"t","data":"\xff"}}',
         b'{"v":1,"id":"1",\n"n":"insert","m":{"type":"t"}}',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}}' * 2,
         b"x",
         b"",
     ]
@@ -205,11 +206,12 @@ def test_the_hot_path_is_taken_for_what_it_is_there_for(count: int) -> None:
     [
         b"",
         b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}} {"v":1,"id":"2","n":"insert","m":{"type":"t"}}\n',
+        b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}}' * 2 + b"\n\n",
         b'{"v":1,"id":"1",\n"n":"insert","m":{"type":"t"}}\n',
         b'{"v":1,"id":"1","n":"insert","m":{"type":"t"}}\n\n',
         b'{"v":1,"id":"1","n":"insert","m":{"type":"t","data":%b}}\n' % (b"[" * 100_000),
     ],
-    ids=["empty", "two on a line", "one on two", "blank", "deep"],
+    ids=["empty", "two on a line", "two and none", "one on two", "blank", "deep"],
 )
 def test_the_hot_path_leaves_the_unusual_alone(block: bytes) -> None:
     assert calls.decode_singles(block) is None

@@ -270,6 +270,8 @@ PIECES = st.sampled_from(
         b'{"v":1,"id":"1","n":"x"}',
         b'{"v":1,"n":"y","m":[1,{"a":"b"}]}',
         b'{"v":1,\n"n":"z"}',
+        b'{"n":"x"}{"n":"y"}',
+        b'{"n":"x"} {"n":"y"}',
         b'{"v":2,"n":"x"}',
         b'{"n":"x","m":undefined}',
         b'{"n":"\xff"}',
@@ -302,7 +304,7 @@ def test_a_block_means_what_its_lines_mean(pieces: list[bytes], ended: bool) -> 
     assert all(map(_same, together, apart))
 
 
-@pytest.mark.parametrize("before", [b"", b'{"v":1,"n":"x"}\n'])
+@pytest.mark.parametrize("before", [b"", b'{"v":1,"n":"x"}\n', b"\n", b'{"v":1,\n"n":"x"}\n'])
 def test_two_messages_on_a_line_are_not_json(before: bytes) -> None:
     assert _refused_alike(before + b'{"v":1,"n":"x"} {"v":1,"n":"y"}')
     assert _refused_alike(before + b'{"v":1,"n":"x"}{"v":1,"n":"y"}')

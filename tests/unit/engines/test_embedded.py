@@ -163,6 +163,22 @@ async def test_a_burst_is_not_taken_for_a_full_disk(queue: Queue) -> None:
     assert queue.engine.stats()["journal"]["segments"] > 10
 
 
+async def test_a_batch_that_fits_into_no_segment_made_ahead_is_refused_on_a_full_disk(
+    harness: SimulatedHarness, queue: Queue
+) -> None:
+    """However much space the segments made ahead have in all: one frame lies in one of them."""
+    await queue.put(*(new_job() for _ in range(20)))
+    await come_to_rest()
+    disk = harness.disk
+    disk.capacity = sum(map(len, disk.files().values()))
+    large = [new_job(data=b'"%s"' % (b"x" * 1000)) for _ in range(18)]
+    with pytest.raises(DiskFull):
+        await queue.put(*large)
+    await queue.settle(await queue.take_one())
+    disk.capacity = None
+    assert len(await queue.put(*large)) == 18
+
+
 # -- a failing disk -----------------------------------------------------------------------------
 
 

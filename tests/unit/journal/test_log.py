@@ -470,28 +470,47 @@ async def test_a_spare_that_was_cut_short_is_not_counted_on(rig: Rig, size: int)
     await journal.close()
 
 
-@pytest.mark.parametrize("short", [False, True])
-async def test_a_journal_starts_on_a_disk_that_is_full_to_the_last_byte(rig: Rig, short: bool) -> None:
+@pytest.mark.parametrize("spares", ["one", "short", "none"])
+async def test_a_journal_starts_on_a_disk_that_is_full_to_the_last_byte(rig: Rig, spares: str) -> None:
+    rig.segment_size = 64 * 1024
     journal = rig.open()
     await fill(journal, numbered(30))
     await journal.close()
-    if short:
+    if spares == "short":
         rig.disk.put(f"{FOLDER}/spare-0", bytes(10))
+    if spares == "none":
+        for name in spare_names(rig.disk, FOLDER):
+            rig.disk.remove(f"{FOLDER}/{name}")
     rig.disk.capacity = sum(map(len, rig.disk.files().values()))
     journal = rig.open()
     assert rig.data == numbered(30)
     for _ in range(5):
         await write(journal, b"ack")
     await journal.close()
-    rig.disk.crash()
+    for _ in range(3):  # again and again
+        rig.disk.crash()
+        journal = rig.open()
+        assert rig.data == [*numbered(30), *[b"ack"] * 5]
+        await journal.make_room()
+        await journal.close()
+
+
+async def test_ballast_for_a_start_is_made_when_there_is_space_again(rig: Rig) -> None:
+    rig.segment_size = 1 << 20
+    rig.disk.capacity = (1 << 20) + (100 << 10)
     journal = rig.open()
-    assert rig.data == [*numbered(30), *[b"ack"] * 5]
+    await journal.make_room()
+    assert len(rig.disk.content(f"{FOLDER}/ballast")) == 64 << 10  # enough for a manifest
+    rig.disk.capacity = 4 << 20
+    journal.reserve(0, retry=True)
+    await journal.make_room()
+    assert len(rig.disk.content(f"{FOLDER}/ballast")) == 1 << 20
     await journal.close()
 
 
 async def test_without_space_for_a_spare_new_jobs_are_refused_and_acks_go_on() -> None:
     rig = Rig(segment_size=4096)
-    ballast = 256 * 1024
+    ballast = 64 * 1024
     rig.disk.capacity = ballast + 3 * 4096 + 1000  # a segment, a spare, one more, the manifests
     journal = rig.open()
     await write(journal, b"x")

@@ -98,14 +98,17 @@ async def test_sequences_and_frames_go_on_over_restarts(rig: Rig) -> None:
     await journal.close()
 
 
-@pytest.mark.parametrize("spare", [True, False])
+@pytest.mark.parametrize("space", ["spare-1", "ballast", ""])
 async def test_the_open_segment_is_rewritten_synced_and_read_back_before_it_is_trusted(
-    rig: Rig, spare: bool
+    rig: Rig, space: str
 ) -> None:
-    """Into a spare, whose space is there on a full disk too, and whose name goes before a byte is written."""
+    """Into a spare or the ballast, whose space is there on a full disk too, and whose name goes before a byte
+    is written."""
     frames = await filled(rig, 5)
-    if not spare:
-        rig.disk.remove(f"{FOLDER}/spare-1")
+    for name in ("spare-1", "ballast"):
+        if name == space:
+            break
+        rig.disk.remove(f"{FOLDER}/{name}")
     since = rig.disk.operations
     journal = rig.open()
     done = [
@@ -113,7 +116,7 @@ async def test_the_open_segment_is_rewritten_synced_and_read_back_before_it_is_t
         for operation in rig.operations(*CHANGES, "pread", since=since)
     ]
     new = "0000000001.seg.new"
-    taken = [("rename", "spare-1"), ("sync_dir", "journal")] if spare else [("create", new)]
+    taken = [("rename", space), ("sync_dir", "journal")] if space else [("create", new)]
     at = done.index(taken[0])
     assert done[at : at + len(taken) + 11] == [
         *taken,

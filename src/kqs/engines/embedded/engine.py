@@ -231,9 +231,15 @@ class EmbeddedEngine:
         return await self._settler.settle(settlements)
 
     async def rescue(
-        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+        self,
+        receipts: Sequence[str],
+        *,
+        overdue: bool = False,
+        died: bool = False,
+        alone: bool = True,
+        reason: str = "",
     ) -> None:
-        await self._settler.rescue(receipts, died=died, alone=alone, reason=reason)
+        await self._settler.rescue(receipts, overdue=overdue, died=died, alone=alone, reason=reason)
 
     def held_by(self, holder: str) -> list[str]:
         return list(self._index.held_by(holder))

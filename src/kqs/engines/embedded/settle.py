@@ -192,14 +192,20 @@ class Settler:
         return int(delay * SECOND)
 
     async def rescue(
-        self, receipts: Sequence[str], *, died: bool = False, alone: bool = True, reason: str = ""
+        self,
+        receipts: Sequence[str],
+        *,
+        overdue: bool = False,
+        died: bool = False,
+        alone: bool = True,
+        reason: str = "",
     ) -> None:
         parts: list[bytes] = []
         first, now = self._ledger.journal.next_sequence, self._ledger.now()
         ready: dict[str, None] = {}
         for receipt in receipts:
             job = self._ledger.index.leases.get(receipt)
-            if job is None:
+            if job is None or (overdue and job.expires > now):
                 continue
             sequence = first + len(parts)
             if job.cancelled:

@@ -32,6 +32,19 @@ class RescueCases(Cases):
         error = (await queue.view(id))["last_error"]
         assert error["message"] == "took too long"
 
+    async def test_a_lease_renewed_after_it_was_told_can_be_left_alone(self, queue: Queue) -> None:
+        """Between being told and rescuing, the worker may have been heard."""
+        await queue.put(new_job(ttr=1), new_job(ttr=1))
+        renewed, late = await queue.take(2)
+        told = [expired.receipt for expired in await queue.run_out(1)]
+        assert await queue.engine.renew([renewed.receipt]) == ["renewed"]
+        await queue.engine.rescue(told, overdue=True, reason="too late")
+        assert await queue.states([renewed.id, late.id]) == ["reserved", "ready"]
+        [again] = await queue.run_out(1)
+        assert again.receipt == renewed.receipt
+        await queue.engine.rescue([renewed.receipt], reason="its worker is gone")
+        assert await queue.state(renewed.id) == "ready"
+
     async def test_leases_are_told_in_the_order_they_end(self, queue: Queue) -> None:
         await queue.put(new_job(ttr=30), new_job(ttr=10), new_job(ttr=20))
         long, short, middle = await queue.take(3)
