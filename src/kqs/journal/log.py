@@ -451,9 +451,15 @@ class Journal:
         return next(iter(self._sealed_bytes), self._open_number)
 
     def drop_before(self, segment: int) -> None:
-        """Give up all segments before this one: no live job is in them (ADR 0001, rule 6)."""
+        """Give up all segments before this one: no live job is in them (ADR 0001, rule 6).
+
+        Raises:
+            JournalFailed: nothing is given up any more.
+        """
+        if self.failed is not None:
+            raise self.failed
         gone = self.segments_before(segment)
-        if not gone or self.failed is not None:
+        if not gone:
             return
         for number in gone:
             del self._sealed_bytes[number]
