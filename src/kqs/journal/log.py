@@ -559,11 +559,14 @@ class Journal:
                 spares.append(name)
             else:
                 self._disk.unlink(path)
-        if not self._t_ballast():
-            return len(spares)  # what is left is for manifests: without one a new segment is worth nothing
+        # Where not even a manifest's space can be had as ballast, half of it stays free: without a manifest a
+        # new segment is worth nothing.
+        left = 0 if self._t_ballast() else _MANIFEST_SPACE // 2
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
         while len(spares) < wanted:
             name = f"{SPARE}{number}"
+            if left and self._disk.free(self._folder)[0] < self.segment_size + left:
+                break
             if not self._t_allocate(f"{self._folder}/{name}", self.segment_size):
                 break
             spares.append(name)
