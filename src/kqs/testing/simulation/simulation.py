@@ -191,6 +191,7 @@ class Simulation:
             self._started,
         )
         self._hosts.append(host)
+        self.book.life_begins(self._number, host.clock.now())
         self._server = loop
         self._disk.inject = self._inject
         service = Service(self._config, _HANDLERS, host=host)
