@@ -113,9 +113,19 @@ class Strace:
             self.argv += ["-e", f"inject={expression}"]
 
     def lines(self) -> list[str]:
-        """What it wrote so far, whole lines."""
+        """The calls it wrote down so far, each as one ``PID CALL``, whatever came between its two halves."""
         text = self.log.read_text() if self.log.exists() else ""
-        return text.splitlines()[: text.count("\n")]
+        begun: dict[str, str] = {}
+        lines = []
+        for line in text.splitlines()[: text.count("\n")]:
+            pid, rest = line.split(maxsplit=1)
+            if rest.endswith("<unfinished ...>"):
+                begun[pid] = rest.removesuffix("<unfinished ...>")
+                continue
+            if rest.startswith("<... "):
+                rest = begun.pop(pid, "") + rest.partition(" resumed>")[2]
+            lines.append(f"{pid} {rest}")
+        return lines
 
     def injected(self) -> list[str]:
         """The calls that were made to fail."""

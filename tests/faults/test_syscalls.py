@@ -71,8 +71,8 @@ def files_of(data: Path) -> tuple[Path, ...]:
 
 
 def stops(line: str) -> bool:
-    """Whether a server must stop for this call's failure: it was about the journal, not about a bulk file."""
-    return "/data/bulk" not in line
+    """Whether a server must stop for this call's failure: the file was the journal's."""
+    return "/data/" in line and "/data/bulk" not in line
 
 
 def synced_again(lines: list[str]) -> list[str]:
@@ -109,7 +109,7 @@ def test_a_call_that_fails_loses_nothing(
         if server.serves():
 
             def until_it_fails() -> None:
-                until(strace.injected, "the fault")
+                until(lambda: any("/data/" in line for line in strace.injected()), "the fault")
                 if any(map(stops, strace.injected())):
                     server.wait()
                 else:

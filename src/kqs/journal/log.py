@@ -451,9 +451,15 @@ class Journal:
         return next(iter(self._sealed_bytes), self._open_number)
 
     def drop_before(self, segment: int) -> None:
-        """Give up all segments before this one: no live job is in them (ADR 0001, rule 6)."""
+        """Give up all segments before this one: no live job is in them (ADR 0001, rule 6).
+
+        Raises:
+            JournalFailed: nothing is given up any more.
+        """
+        if self.failed is not None:
+            raise self.failed
         gone = self.segments_before(segment)
-        if not gone or self.failed is not None:
+        if not gone:
             return
         for number in gone:
             del self._sealed_bytes[number]
@@ -553,11 +559,14 @@ class Journal:
                 spares.append(name)
             else:
                 self._disk.unlink(path)
-        if not self._t_ballast():
-            return len(spares)  # what is left is for manifests: without one a new segment is worth nothing
+        # Where not even a manifest's space can be had as ballast, half of it stays free: without a manifest a
+        # new segment is worth nothing.
+        left = 0 if self._t_ballast() else _MANIFEST_SPACE // 2
         number = 1 + max((int(name.removeprefix(SPARE)) for name in spares), default=0)
         while len(spares) < wanted:
             name = f"{SPARE}{number}"
+            if left and self._disk.free(self._folder)[0] < self.segment_size + left:
+                break
             if not self._t_allocate(f"{self._folder}/{name}", self.segment_size):
                 break
             spares.append(name)

@@ -364,6 +364,19 @@ async def test_segments_before_one_are_given_up_durably_before_they_are_removed(
     await journal.close()
 
 
+async def test_a_journal_that_failed_gives_up_no_segment(rig: Rig) -> None:
+    """And says so: whoever asks until the segments are gone would ask for ever."""
+    journal = rig.open()
+    await fill(journal, numbered(39))
+    rig.disk.inject = FaultAt(1, EIO, kinds=("datasync",))
+    with pytest.raises(JournalFailed):
+        await write(journal, b"x")
+    assert journal.segments_before(journal.open_segment)
+    with pytest.raises(JournalFailed):
+        journal.drop_before(journal.open_segment)
+    await journal.close()
+
+
 async def test_giving_up_nothing_does_nothing(rig: Rig) -> None:
     journal = rig.open()
     await fill(journal, numbered(40))
@@ -647,7 +660,8 @@ async def test_a_failed_write_or_sync_stops_everything(stepped: Rig, kind: str, 
     with pytest.raises(JournalFailed):
         await journal.sync()
     journal.reserve(100_000, retry=True)
-    journal.drop_before(99)
+    with pytest.raises(JournalFailed):
+        journal.drop_before(99)
     stepped.stepped.run()
     assert stepped.disk.operations == since  # nothing more was asked of the disk, least of all a sync
     await journal.close()

@@ -42,6 +42,7 @@ class Book:
         self._by_id: dict[str, Job] = {}
         self._unsynced: list[tuple[Sent, Lease, int]] = []
         self._calls = 0
+        self._starts: dict[int, int] = {}
         self._ends = {0: 0}
         self._cleanly: dict[int, bool] = {}
 
@@ -202,9 +203,12 @@ class Book:
         return kept and not (lease.over or lease.vague) and left > 0
 
     def _left(self, lease: Lease, now: Sent) -> int:
-        """Microseconds a lease lasts at least: a clock that was set back does not make it outlast its ttr."""
-        by_clock = lease.expires - self._latest(lease.came.life, now)
-        return min(by_clock, round(lease.job.ttr * 1e6) - (now.at - lease.since) // 1000)
+        """Microseconds a lease lasts at least; from a start on it is its ttr at most, as the clock may have been
+        set back before."""
+        ttr = round(lease.job.ttr * 1e6)
+        shortened = [start + ttr for life, start in self._starts.items() if life > lease.came.life]
+        by_clock = min([lease.expires, *shortened]) - self._latest(lease.came.life, now)
+        return min(by_clock, ttr - (now.at - lease.since) // 1000)
 
     def _latest(self, since: int, now: Sent) -> int:
         """The latest time the server's clock may have shown since a life; it may have been set back after."""
@@ -284,6 +288,10 @@ class Book:
             else:
                 rest.append((came, lease, expires))
         self._unsynced = rest
+
+    def life_begins(self, life: int, clock: int) -> None:
+        """A server starts, at this time of its clock."""
+        self._starts[life] = clock
 
     def life_over(self, life: int, clock: int, *, cleanly: bool) -> None:
         """A server has ended, at this time of its clock: what it had not synced may be gone."""

@@ -147,7 +147,9 @@ class Trouble:
             if self.errors and operation.kind != "unlink":
                 self.went_on = f"{operation.kind} {operation.path}"
             self._changes += 1
-            if self._changes == life.error_at:
+            # On a full disk an allocation fails for lack of space instead, and that is no failure.
+            full = operation.kind == "allocate" and life.room is not None
+            if self._changes >= life.error_at > 0 and not self.errors and not full:
                 self.errors += 1
                 self.remount = operation.kind == "sync_dir"
                 return Fault("error", errno.EIO)

@@ -31,6 +31,8 @@ DATA = "/data"
 PATIENCE = 20.0
 #: Nanoseconds within which what was admitted on a disk that was not full is written.
 _ADMITTED = 60_000_000
+#: Nanoseconds between a failure of the journal and the end of the server.
+_LAST_WORDS = 100_000_000
 _HANDLERS = Handlers([], DefaultsTable(), [], {})
 _QUIET = CallLogConfig(slow=float("inf"), failed=False)
 
@@ -189,6 +191,7 @@ class Simulation:
             self._started,
         )
         self._hosts.append(host)
+        self.book.life_begins(self._number, host.clock.now())
         self._server = loop
         self._disk.inject = self._inject
         service = Service(self._config, _HANDLERS, host=host)
@@ -251,7 +254,8 @@ class Simulation:
             for connection in self._network.protocols(loop):
                 if cleanly and isinstance(connection, Connection) and connection.in_flight:
                     self.book.fail("the server quit with calls taken and not answered")
-            if not cleanly and not self._may_fail(self._number):
+            failed_at = self._timeline.now - _LAST_WORDS
+            if not cleanly and not trouble.errors and failed_at > trouble.full_at + _ADMITTED:
                 self.book.fail(f"the journal failed without a fault: {log[-1]}")
         else:
             how = "start refused"
