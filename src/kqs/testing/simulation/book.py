@@ -203,8 +203,8 @@ class Book:
         return kept and not (lease.over or lease.vague) and left > 0
 
     def _left(self, lease: Lease, now: Sent) -> int:
-        """Microseconds a lease lasts at least; from a start on it is its ttr at most, as the clock may have been
-        set back before."""
+        """Microseconds a lease lasts at least; from a start on it is its ttr at most, as the clock may have
+        been set back before."""
         ttr = round(lease.job.ttr * 1e6)
         shortened = [start + ttr for life, start in self._starts.items() if life > lease.came.life]
         by_clock = min([lease.expires, *shortened]) - self._latest(lease.came.life, now)
