@@ -166,6 +166,8 @@ def spawn(job: Job) -> None:
             child = subprocess.Popen(["sleep", "600"])
         elif how == "setsid":
             child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        elif how == "clean":
+            child = subprocess.Popen(["/bin/sleep", "600"], env={}, start_new_session=True)
         elif how == "deaf":
             child = subprocess.Popen(["sh", "-c", "trap '' TERM HUP INT; sleep 600; sleep 600"])
         else:

@@ -6,6 +6,7 @@ from .mutation import Mutation
 
 _INPUT = "tests/service/test_hostile_input.py"
 _LIMITS = "tests/service/test_small_limits.py"
+_STRANGERS = "tests/service/test_strangers.py"
 _ROLES = "tests/service/test_roles.py"
 _FUZZ = "tests/fuzz/test_fuzz.py"
 _CHAOS = "tests/runners/test_chaos.py"
@@ -31,9 +32,12 @@ MUTATIONS = [
     Mutation(
         "after a wrong token others may be tried",
         "service",
-        "            connection.rejected = True\n",
-        "",
-        ("tests/service/test_wrong_token.py",),
+        """        if role is None:
+            connection.rejected = True
+""",
+        """        if role is None:
+""",
+        (f"{_STRANGERS}::test_a_wrong_token_is_answered_and_nothing_behind_it_taken",),
     ),
     Mutation(
         "a connection may have any number of calls in flight",
@@ -45,8 +49,8 @@ MUTATIONS = [
     Mutation(
         "any number of connections is taken",
         "service",
-        "        if len(self._connections) >= self.limits.connections and connection.holder is None:\n",
-        "        if False:\n",
+        "        full = len(self._connections) + coming >= self.limits.connections\n",
+        "        full = False\n",
         (f"{_LIMITS}::test_more_connections_are_closed_at_once_and_counted",),
     ),
     Mutation(
@@ -85,7 +89,7 @@ MUTATIONS = [
     Mutation(
         "a line may have any length",
         "core",
-        "        if len(block) > self._max_line or len(tail) > self._max_line:\n",
+        "        if len(block) > self.max_line or len(tail) > self.max_line:\n",
         "        if False:\n",
         (f"{_LIMITS}::test_the_longest_line",),
     ),
@@ -120,15 +124,25 @@ MUTATIONS = [
         (f"{_CHAOS}::test_ttr_ends_the_whole_process_tree",),
     ),
     Mutation(
+        "daemons of a worker that was killed live on",
+        "service",
+        "            await asyncio.to_thread(kill_marked, mark)",
+        "            pass",
+        (f"{_CHAOS}::test_daemons_end_with_their_attempt",),
+    ),
+    Mutation(
         "what a command leaves behind lives on",
         "runners",
-        """    try:
-        os.killpg(group, signal.SIGKILL)
-    except""",
-        """    try:
-        pass
-    except""",
+        "        kill_descendants(keep=before)\n",
+        "        pass\n",
         ("tests/runners/test_command.py::test_what_a_command_leaves_behind_is_ended",),
+    ),
+    Mutation(
+        "what left a command's session is nobody's child",
+        "runners",
+        "    _adopt_orphans(True)\n",
+        "",
+        ("tests/runners/test_command.py::test_what_left_its_session_is_ended_too",),
     ),
     Mutation(
         "workers outlive the server",
@@ -140,16 +154,16 @@ MUTATIONS = [
     Mutation(
         "an overdue attempt runs on",
         "service",
-        """                await worker.kill(f"ttr of {lease.ttr:g} s exceeded")\n""",
-        """                remote.append(lease)\n""",
+        """            await self.kill(reason, [lease.receipt])\n""",
+        """            pass\n""",
         (f"{_CHAOS}::test_an_attempt_over_its_ttr_is_ended_and_the_job_runs_again",),
     ),
     Mutation(
         "a server without tokens listens to other machines",
         "service",
-        "        if not _is_loopback(address) and not config.tokens:\n",
+        "        if missing and not _is_loopback(address):\n",
         "        if False:\n",
-        ("tests/cli/test_refusals.py::test_beyond_this_machine_tokens_are_needed_too",),
+        ("tests/cli/test_refusals.py::test_beyond_this_machine_both_tokens_and_tls_are_needed",),
         hangs=30,
     ),
     Mutation(

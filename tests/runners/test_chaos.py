@@ -98,8 +98,16 @@ def test_an_attempt_over_its_ttr_is_ended_and_the_job_runs_again(pair: ServerPro
 
 @pytest.mark.parametrize(
     "leave",
-    [["sh"], ["setsid"], ["deaf"], ["fork"], ["fork setsid"], ["sh", "setsid", "deaf", "fork"] * 3],
-    ids=["child", "own session", "deaf to signals", "fork", "fork in own session", "many"],
+    [
+        ["sh"],
+        ["setsid"],
+        ["clean"],
+        ["deaf"],
+        ["fork"],
+        ["fork setsid"],
+        ["sh", "setsid", "deaf", "fork"] * 3,
+    ],
+    ids=["child", "own session", "no environment", "deaf to signals", "fork", "fork in own session", "many"],
 )
 def test_ttr_ends_the_whole_process_tree(pair: ServerProcess, leave: list[str]) -> None:
     server, client = pair, pair.client()

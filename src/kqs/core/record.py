@@ -12,7 +12,7 @@ from struct import error as StructError  # noqa: N812
 from typing import Final, NamedTuple
 from zlib import crc32
 
-#: Format 2 added the kinds from CANCEL on (but KEYS), FLAG_CANCELLED, and options of jobs (ADR 0008).
+#: Format 2 added the kinds from CANCEL on (but KEYS), FLAG_CANCELLED, and options of jobs (ADR 0009).
 FORMAT: Final = 2
 SEGMENT_MAGIC: Final = b"KQSSEG\r\n"
 FRAME_MAGIC: Final = 0x4D52464B  # "KFRM"

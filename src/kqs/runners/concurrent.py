@@ -228,9 +228,11 @@ class ConcurrentWorker:
             elif limit := self.keep_alive[lease.type]:
                 attempt.start_clock(limit, "max_runtime")
             settlement = (await self._run(attempt)).settlement(lease.receipt)
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            ended = Attempted("again", None, reason_of(error))  # the handler cancelled its own task
             if attempt.ended_by is not None:
-                settlement = Attempted("again", 0.0, attempt.ended_by).settlement(lease.receipt)
+                ended = Attempted("again", 0.0, attempt.ended_by)
+            settlement = ended.settlement(lease.receipt)
         except (CallError, ConnectionFailed):
             pass  # of the renewal; the worker ends for it
         finally:

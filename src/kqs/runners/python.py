@@ -93,7 +93,12 @@ class AsyncPythonRunner:
     async def arun(self, job: Job, payload: bytes) -> Attempted:
         try:
             value = await self._function(job)
-        except BaseException as error:  # CancelledError too: who cancelled it knows
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return raised(error)  # of a task the handler waited for
+        except BaseException as error:  # SystemExit too: the worker outlives its jobs
             return raised(error)
         return returned(value, job)
 

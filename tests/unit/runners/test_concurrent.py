@@ -11,7 +11,7 @@ import pytest
 from msgspec import Raw
 
 from kqs import Job
-from kqs.core.outcome import Attempted, Settlement
+from kqs.core.outcome import Attempted, Reason, Settlement
 from kqs.runners.attempt import EXIT_RECYCLED, REVOKE
 from kqs.runners.concurrent import ConcurrentWorker
 from kqs.runners.link import Leased
@@ -129,6 +129,30 @@ async def test_an_attempt_cancelled_by_the_supervisor_is_settled_so() -> None:
     assert bench.marker.running() == ["b"]
     bench.cancel("b")
     await bench.outcomes(1)
+    await bench.stop()
+
+
+async def cancels_itself(job: Job) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.sleep(0)
+
+
+async def waits_for_a_cancelled_task(job: Job) -> None:
+    task = asyncio.create_task(asyncio.sleep(0))
+    task.cancel()
+    await task
+
+
+@pytest.mark.parametrize("handler", [cancels_itself, waits_for_a_cancelled_task])
+async def test_what_the_handler_cancelled_costs_its_attempt(handler: Callable[[Job], Any]) -> None:
+    """Given back at no cost it would come again at once, and for ever."""
+    bench = Bench(handler)
+    await bench.link.answers.put([lease("a")])
+    settled = await bench.link.settled.get()
+    assert (settled.outcome, settled.delay) == ("again", None)
+    assert isinstance(settled.reason, Reason) and settled.reason.kind == "CancelledError"
     await bench.stop()
 
 
