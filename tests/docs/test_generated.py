@@ -25,20 +25,13 @@ ARGUMENTS = {
     "jobs": calls.JobsArgument,
     "wait": calls.WaitArgument,
     "watch": calls.WatchArgument,
-    "kick": calls.ControlArgument,
     "purge": calls.PurgeArgument,
-    "pause": calls.PauseArgument,
-    "resume": calls.PauseArgument,
     "drain": calls.DrainArgument,
     "stats": calls.StatsArgument,
     "quit": calls.QuitArgument,
     "insert": JobFields,
-    "wait": calls.WaitArgument,
-    "watch": calls.WatchArgument,
     **dict.fromkeys(("kick", "bury", "delete", "cancel"), calls.ControlArgument),
-    "purge": calls.PurgeArgument,
     **dict.fromkeys(("pause", "resume"), calls.PauseArgument),
-    "drain": calls.DrainArgument,
 }
 
 
