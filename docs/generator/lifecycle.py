@@ -91,7 +91,7 @@ def diagram() -> str:
         'orient="auto"><path d="M0 0 10 5 0 10z" fill="#555"/></marker></defs>',
         f'<rect width="{WIDTH}" height="{HEIGHT}" rx="8" fill="#fff"/>',
     ]
-    found = edges()
+    found = {pair: names for pair, names in edges().items() if pair[0] is not pair[1]}  # cancel: no arrow
     parts += [_curve(pair) for pair in found]
     parts += [_label(pair, ", ".join(names)) for pair, names in found.items()]
     parts += [_entry(state, text) for state, text in ENTRIES.items()]

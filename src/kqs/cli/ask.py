@@ -16,15 +16,16 @@ from ..core.job import PRIOS
 from .literal import parse
 from .text import harmless
 
-_STATES = ("delayed", "ready", "reserved", "buried", "done")
+STATES = ("delayed", "ready", "reserved", "buried", "done")
 
-_url = click.option(
+server_option = click.option(
     "--server", "url", envvar="KQS_URL", metavar="URL", help="kqs://HOST:PORT or kqs+unix:PATH [local]."
 )
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def _client(url: str | None) -> Client:
+def connect(url: str | None) -> Client:
+    """A client for the server a command was told of."""
     return Client(url)
 
 
@@ -35,8 +36,11 @@ def _value(text: str, name: str) -> Any:
         raise click.BadParameter(str(error), param_hint=name) from None
 
 
-def _print_json(value: Any) -> None:
-    text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+def print_json(value: Any, *, indent: bool = True) -> None:
+    """Print a value as JSON, on one line or many."""
+    text = msgspec.json.encode(value).decode()
+    if indent:
+        text = msgspec.json.format(text, indent=2)
     # msgspec escapes only what JSON demands; the terminal obeys more (U+009B is a CSI).
     click.echo(
         "".join(c if c.isprintable() or c == "\n" or c > "\uffff" else f"\\u{ord(c):04x}" for c in text)
@@ -50,9 +54,14 @@ def _print_json(value: Any) -> None:
 @click.option("--delay", type=float, metavar="S", help="Seconds before it may run.")
 @click.option("--ttr", type=float, metavar="S", help="Seconds an attempt may take [30].")
 @click.option("--max-attempts", type=int, metavar="N", help="Bury it after so many attempts [no limit].")
+@click.option("--key", metavar="KEY", help="Insert once: the same key again gives the same job.")
+@click.option("--expires", type=float, metavar="S", help="Bury it when it has not run after so many seconds.")
+@click.option(
+    "--result-ttl", type=float, metavar="S", help="Keep its result so many seconds, for 'kqs wait'."
+)
 @click.option("--binary", is_flag=True, help="Take DATA (or stdin) as bytes, not as JSON.")
-@_url
-@_as_json
+@server_option
+@as_json_option
 def insert(
     type: str,
     data: str | None,
@@ -60,22 +69,33 @@ def insert(
     delay: float | None,
     ttr: float | None,
     max_attempts: int | None,
+    key: str | None,
+    expires: float | None,
+    result_ttl: float | None,
     binary: bool,
     url: str | None,
     as_json: bool,
 ) -> None:
     """Insert a job of TYPE and print its id. DATA is JSON or a JavaScript literal; '-' reads stdin."""
-    options = {"prio": prio, "delay": delay, "ttr": ttr, "max_attempts": max_attempts}
+    options = {
+        "prio": prio,
+        "delay": delay,
+        "ttr": ttr,
+        "max_attempts": max_attempts,
+        "key": key,
+        "expires": expires,
+        "result_ttl": result_ttl,
+    }
     given = {name: value for name, value in options.items() if value is not None}
     payload: Any = None
     if binary:
         payload = sys.stdin.buffer.read() if data in (None, "-") else str(data).encode()
     elif data is not None:
         payload = _value(sys.stdin.read() if data == "-" else data, "DATA")
-    with _client(url) as client:
+    with connect(url) as client:
         id = client.insert(type, payload, **given)
     if as_json:
-        _print_json({"id": id})
+        print_json({"id": id})
     else:
         click.echo(id)
 
@@ -93,27 +113,27 @@ def rpc(name: str, arg: str | None) -> None:
 @click.argument("name")
 @click.argument("arg", required=False)
 @click.option("--timeout", type=float, default=60.0, show_default=True, metavar="S", help="Seconds to wait.")
-@_url
-@_as_json
+@server_option
+@as_json_option
 def call(name: str, arg: str | None, timeout: float, url: str | None, as_json: bool) -> None:
     """Make the call NAME and print its reply as JSON. ARG is JSON or a JavaScript literal."""
-    with _client(url) as client:
+    with connect(url) as client:
         if arg is None:
-            _print_json(client.call(name, timeout=timeout))
+            print_json(client.call(name, timeout=timeout))
         else:
-            _print_json(client.call(name, _value(arg, "ARG"), timeout=timeout))
+            print_json(client.call(name, _value(arg, "ARG"), timeout=timeout))
 
 
 @click.command()
 @click.option("--type", "type_", metavar="TYPE", help="Of one job type only.")
-@_url
-@_as_json
+@server_option
+@as_json_option
 def stats(type_: str | None, url: str | None, as_json: bool) -> None:
     """What the server holds and does."""
-    with _client(url) as client:
+    with connect(url) as client:
         answer = client.call("stats", {"type": type_}) if type_ else client.call("stats")
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     console = Console(markup=False, emoji=False)
     process, journal = answer["process"], answer["journal"]
@@ -124,10 +144,10 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
         f"sequence {journal['synced_seq']} of {journal['last_seq']} synced",
         highlight=False,
     )
-    table = Table("type", *(click_right(state) for state in _STATES))
+    table = Table("type", *(click_right(state) for state in STATES))
     for name, counts in sorted(answer["types"].items()):
-        table.add_row(harmless(name), *(str(counts[state]) for state in _STATES))
-    table.add_row("all", *(str(answer["jobs"][state]) for state in _STATES), style="bold")
+        table.add_row(harmless(name), *(str(counts[state]) for state in STATES))
+    table.add_row("all", *(str(answer["jobs"][state]) for state in STATES), style="bold")
     console.print(table)
     calls = Table("call", *(click_right(name) for name in ("count", "errors", "p50 ms", "p99 ms", "max ms")))
     for name, figures in answer["calls"].items():
@@ -145,14 +165,14 @@ def click_right(name: str) -> Any:
 
 
 @click.command()
-@_url
-@_as_json
+@server_option
+@as_json_option
 def health(url: str | None, as_json: bool) -> int:
     """Is the server getting work done? Exits 0 when ok, 1 when degraded or failing."""
-    with _client(url) as client:
+    with connect(url) as client:
         answer = client.call("health")
     if as_json:
-        _print_json(answer)
+        print_json(answer)
     else:
         click.echo(answer["status"])
         for check in answer["checks"]:
@@ -161,21 +181,21 @@ def health(url: str | None, as_json: bool) -> int:
 
 
 @click.command()
-@click.option("--state", type=click.Choice(_STATES), help="In this state only.")
+@click.option("--state", type=click.Choice(STATES), help="In this state only.")
 @click.option("--type", "type_", metavar="TYPE", help="Of this type only.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--after", metavar="ID", help="Go on after this id.")
-@_url
-@_as_json
+@server_option
+@as_json_option
 def jobs(
     state: str | None, type_: str | None, limit: int, after: str | None, url: str | None, as_json: bool
 ) -> None:
     """List jobs, in the order they were inserted."""
     wanted = {"state": state, "type": type_, "limit": limit, "after": after}
-    with _client(url) as client:
+    with connect(url) as client:
         page = client.call("jobs", {name: value for name, value in wanted.items() if value is not None})
     if as_json:
-        _print_json(page)
+        print_json(page)
         return
     table = Table(
         "id", "type", "state", "prio", click_right("attempt"), "inserted", click_right("bytes"), "last error"
@@ -200,15 +220,20 @@ def jobs(
 @click.command()
 @click.argument("id")
 @click.option("--data", is_flag=True, help="With its payload.")
-@_url
-@_as_json
-def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
-    """Show the job ID."""
-    with _client(url) as client:
+@click.option("--follow", is_flag=True, help="Show its progress until it has ended.")
+@server_option
+@as_json_option
+def job(id: str, data: bool, follow: bool, url: str | None, as_json: bool) -> int:
+    """Show the job ID. With --follow, exits 0 when it is done, 1 when it is buried, deleted or cancelled."""
+    if follow:
+        from .manage import follow as follow_job
+
+        return follow_job(url, id)
+    with connect(url) as client:
         answer = client.call("job", {"id": id, "data": data})
     if as_json:
-        _print_json(answer)
-        return
+        print_json(answer)
+        return 0
     for name, value in answer.items():
         if name == "last_error":
             click.echo(f"last_error: {harmless(value['kind'])}: {harmless(value['message'])} ({value['at']})")
@@ -217,3 +242,4 @@ def job(id: str, data: bool, url: str | None, as_json: bool) -> None:
         else:
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             click.echo(f"{name}: {harmless(text)}")
+    return 0

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from .job import JobFields
+from .retry import Seconds
 from .wire import check_text
 
 Role = Literal["insert", "work", "read", "admin"]
@@ -20,6 +21,16 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "auth": frozenset({"insert", "work", "read"}),
     "insert": frozenset({"insert"}),
     "job": frozenset({"insert", "read"}),
+    "wait": frozenset({"insert"}),
+    "watch": frozenset({"read"}),
+    "kick": frozenset(),
+    "bury": frozenset(),
+    "delete": frozenset(),
+    "cancel": frozenset(),
+    "purge": frozenset(),
+    "pause": frozenset(),
+    "resume": frozenset(),
+    "drain": frozenset(),
     "reserve": frozenset({"work"}),
     "settle": frozenset({"work"}),
     "renew": frozenset({"work"}),
@@ -31,6 +42,7 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
 
 Wait = Annotated[float, Meta(ge=0, le=3600)]
 StateName = Literal["delayed", "ready", "reserved", "buried", "done"]
+WaitingState = Literal["delayed", "ready", "reserved", "buried"]
 TypeName = Annotated[str, Meta(min_length=1, max_length=197)]
 
 
@@ -128,6 +140,57 @@ class JobsArgument(Struct, forbid_unknown_fields=True):
     type: TypeName | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     after: str | UnsetType = UNSET
+
+
+class ControlArgument(Struct, forbid_unknown_fields=True):
+    """``kick``, ``bury``, ``delete``, ``cancel``: jobs by id, or all of a type and state.
+
+    Attributes:
+        id, ids: which jobs; all of them or none.
+        type: all jobs of this type.
+        state: in this state; when absent, buried for kick, otherwise those that wait (or run, for cancel).
+        limit: at most so many, the oldest first.
+    """
+
+    id: str | UnsetType = UNSET
+    ids: Annotated[list[str], Meta(max_length=10_000)] | UnsetType = UNSET
+    type: TypeName | UnsetType = UNSET
+    state: WaitingState | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1)] | UnsetType = UNSET
+
+
+class PurgeArgument(Struct, forbid_unknown_fields=True):
+    """``purge``: delete all jobs of a type in a state; ``older``: inserted so many seconds ago, at least."""
+
+    type: TypeName
+    state: WaitingState = "ready"
+    older: Seconds | UnsetType = UNSET
+
+
+class PauseArgument(Struct, forbid_unknown_fields=True):
+    """``pause``, ``resume``: hand out no jobs of a type, or do again."""
+
+    type: TypeName
+
+
+class DrainArgument(Struct, forbid_unknown_fields=True):
+    """``drain``: this server hands out no jobs, or does again."""
+
+    on: bool = True
+
+
+class WaitArgument(Struct, forbid_unknown_fields=True):
+    """``wait``: for a job to be done or buried, so many seconds at most."""
+
+    id: str
+    timeout: Wait = 30
+
+
+class WatchArgument(Struct, forbid_unknown_fields=True):
+    """``watch``: what happens to a job, to those of a type, or to all."""
+
+    id: str | UnsetType = UNSET
+    type: TypeName | UnsetType = UNSET
 
 
 class StatsArgument(Struct, forbid_unknown_fields=True):

@@ -37,7 +37,7 @@ class Manifest(Struct, frozen=True):
     """All of the manifest.
 
     Attributes:
-        format: of the journal, 1.
+        format: of the journal, 1 or 2.
         journal: 16 hex digits, this journal's own id.
         epoch: how often a server started on it.
         segments: in order; the last is open, the others are sealed.

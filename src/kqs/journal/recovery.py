@@ -126,7 +126,7 @@ def recover(
     file, torn_file = _renew_open_segment(disk, folder, info, scan, torn, following)
     opened = SegmentInfo(info.number, info.first_frame, info.first_sequence, size=file.size())
     segments = (*manifest.segments[:-1], opened)
-    manifest = Manifest(manifest.format, manifest.journal, manifest.epoch + 1, segments)
+    manifest = Manifest(record.FORMAT, manifest.journal, manifest.epoch + 1, segments)
     store_manifest(disk, directory, manifest)
     # Only now: the manifest that was read may not have been durable, and the one before it may list them.
     for name in unlisted:

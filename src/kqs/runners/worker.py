@@ -27,10 +27,10 @@ from ..errors import ConfigError, ConnectionFailed
 from ..ports import AsyncRunner, Runner
 from .attempt import EXIT_RECYCLED, FRESH, PROGRESS_EVERY, WAIT, Recycling, Unreadable, Usual, job_of, limited
 from .capture import Capture, Stream
-from .concurrent import run_concurrent
 from .link import Leased, Link
 from .load import load
 from .log import WorkerLog, configure
+from .loop import run_concurrent
 from .marker import Held, Marker
 from .process import die_with_parent, parent_is
 from .python import OneAtATime, reason_of, wire_text

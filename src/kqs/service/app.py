@@ -312,7 +312,7 @@ class Service:
         facts = HealthFacts(
             accepting=self._engine.journal.accepting,
             failed=str(self._failure) if self._failure else None,
-            draining=not self._desk.accepting,
+            draining=not self._desk.accepting or self._dispatch.draining,
             disk_free=free,
             disk_total=total,
             eligible=eligible,
@@ -327,6 +327,7 @@ class Service:
         return {
             "name": self._config.server.name,
             "connections": {"open": self._server.connections, "refused": self._server.refused},
+            "draining": self._dispatch.draining,
             "reserves_waiting": self._dispatch.waiting,
             "workers": self._workers.states(),
             "calls_known": sorted(ALLOWED),
@@ -364,6 +365,7 @@ class Service:
             return
         if hasattr(self, "_desk"):
             self._dispatch.close()
+            self._desk.jobs.close()
             await self._desk.intake.finish()
             await self._engine.close()
             await self._server.close(LAST_WORDS)

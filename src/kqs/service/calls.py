@@ -47,6 +47,7 @@ from .calllog import CallLog
 from .config import TokenConfig
 from .dispatch import Dispatch
 from .intake import Intake
+from .jobcalls import JobCalls
 from .metrics import Metrics
 from .server import Connection
 
@@ -124,13 +125,14 @@ class Desk:
             "stats": self._stats,
             "health": self._health_call,
             "quit": self._quit_call,
+            "drain": self._drain_call,
         }
-        self._later: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes]]] = {
+        self.jobs = JobCalls(engine, clock)
+        self._later: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes | None]]] = {
             "reserve": self._reserve,
             "settle": self._settle,
             "renew": self._renew,
-            "job": self._job,
-            "jobs": self._jobs,
+            **self.jobs.handlers,
         }
 
     # -- from a slice of lines to calls ---------------------------------------------------------
@@ -204,6 +206,7 @@ class Desk:
         """The peer sends no more. It may be gone, or have closed its half: a job it waits for could not be
         settled here, so its waiting reserves are answered now, with nothing."""
         self._dispatch.dismiss(connection)
+        self.jobs.dismiss(connection)
 
     def failed(self, connection: Connection, call: str, error: CallError) -> None:
         """Count and log a line that never became a call."""
@@ -258,21 +261,23 @@ class Desk:
         connection: Connection,
         name: str,
         id_part: bytes,
-        work: Awaitable[bytes],
+        work: Awaitable[bytes | None],
         size: int,
         begun: float,
     ) -> None:
         """Await a call and answer it."""
         outcome = "ok"
         try:
-            reply = wire.encode_reply(id_part, await work)
+            value = await work
+            reply = None if value is None else wire.encode_reply(id_part, value)
         except CallError as error:
             outcome = error.code
             reply = wire.encode_error(id_part, error)
         except Exception as error:
             outcome = Internal.code
             reply = wire.encode_error(id_part, self._bug(name, error))
-        connection.answer(reply, 1)
+        if reply is not None:
+            connection.answer(reply, 1)
         self._done(connection, name, size, begun, outcome)
 
     @staticmethod
@@ -417,20 +422,6 @@ class Desk:
             self.progressed = monotonic()  # a long attempt that goes on
         return _encode(answer)
 
-    async def _job(self, connection: Connection, request: Request, raw: bytes) -> bytes:
-        argument = decode_argument(raw, calls.JobArgument, "job")
-        return _encode(await self._engine.job(argument.id, data=argument.data))
-
-    async def _jobs(self, connection: Connection, request: Request, raw: bytes) -> bytes:
-        argument = decode_argument(raw, calls.JobsArgument, "jobs")
-        jobs, following = await self._engine.jobs(
-            state=given(argument.state),
-            type=given(argument.type),
-            limit=argument.limit,
-            after=given(argument.after),
-        )
-        return _encode({"jobs": jobs} if following is None else {"jobs": jobs, "next": following})
-
     def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
         with self._process.oneshot():
@@ -453,6 +444,14 @@ class Desk:
     def _health_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         decode_argument(raw, calls.HealthArgument, "health")
         return _encode(self._health())
+
+    def _drain_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
+        on = decode_argument(raw, calls.DrainArgument, "drain").on
+        if on:
+            self._dispatch.drain()
+        elif self.accepting:
+            self._dispatch.resume()
+        return _encode({"draining": self._dispatch.draining})
 
     def _quit_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.QuitArgument, "quit")

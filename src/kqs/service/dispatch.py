@@ -154,6 +154,12 @@ class Dispatch:
         """Hand out nothing more. Those who ask wait on: told to come back, they would ask without a pause."""
         self.draining = True
 
+    def resume(self) -> None:
+        """The end of a :meth:`drain`: everybody who waits looks again."""
+        self.draining = False
+        for waiter in list(self._waiting):
+            waiter.wake()
+
     def close(self) -> None:
         """The end: all who wait get nothing, now."""
         self.draining = True

@@ -186,6 +186,11 @@ class Connection(asyncio.Protocol):
         return self._ending
 
     @property
+    def writable(self) -> bool:
+        """Whether the peer takes what it is sent."""
+        return self._writable
+
+    @property
     def closed(self) -> bool:
         """Whether the connection is over and nothing of it is under way."""
         return self._transport is None and not self.tasks

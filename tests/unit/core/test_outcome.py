@@ -108,7 +108,11 @@ def test_an_attempt_becomes_its_settlement() -> None:
 )
 def test_settlement_both_ways(settlement: Settlement, wire: bytes) -> None:
     assert msgspec.json.encode(settlement) == wire
-    assert msgspec.json.decode(wire, type=Settlement) == settlement
+    decoded = msgspec.json.decode(wire, type=Settlement)
+    if settlement.result is not msgspec.UNSET:  # Raw compares by identity
+        assert bytes(decoded.result) == bytes(settlement.result)
+        decoded.result = settlement.result
+    assert decoded == settlement
 
 
 @pytest.mark.parametrize(

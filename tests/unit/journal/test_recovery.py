@@ -515,8 +515,8 @@ async def test_a_start_that_died_before_its_manifest_begins_anew(rig: Rig) -> No
 
 async def test_a_newer_manifest_is_refused(rig: Rig) -> None:
     await filled(rig)
-    swap_manifest(rig, format=2)
-    assert "format 2" in str(refused(rig, NewerFormat))
+    swap_manifest(rig, format=3)
+    assert "format 3" in str(refused(rig, NewerFormat))
 
 
 async def test_a_newer_manifest_of_another_shape_is_refused_as_newer(rig: Rig) -> None:
@@ -528,7 +528,7 @@ async def test_a_newer_manifest_of_another_shape_is_refused_as_newer(rig: Rig) -
     assert "format 3" in str(refused(rig, NewerFormat))
 
 
-@pytest.mark.parametrize(("offset", "value"), [(8, 2), (10, 1)])  # format, flags
+@pytest.mark.parametrize(("offset", "value"), [(8, 3), (10, 1)])  # format, flags
 async def test_a_newer_segment_is_refused(rig: Rig, offset: int, value: int) -> None:
     from zlib import crc32
 
