@@ -307,6 +307,12 @@ class Finished:
         return f"status {self.status}\n--- stdout\n{self.out}--- stderr\n{self.err}"
 
 
+def request(name: str, argument: Any = ..., id: str = "1") -> bytes:
+    """A call's line as any client would write it."""
+    envelope = {"v": 1, "id": id, "n": name, **({} if argument is ... else {"m": argument})}
+    return json.dumps(envelope).encode() + b"\n"
+
+
 class Wire:
     """A connection spoken byte by byte."""
 
@@ -363,8 +369,7 @@ class Wire:
 
     def call(self, name: str, argument: Any = ..., id: str = "1") -> dict[str, Any]:
         """Make a call as any client would; returns the whole reply."""
-        envelope = {"v": 1, "id": id, "n": name, **({} if argument is ... else {"m": argument})}
-        return self.ask(json.dumps(envelope).encode())
+        return self.ask(request(name, argument, id).rstrip(b"\n"))
 
     def closed(self) -> bool:
         """Whether the server closes the connection without another byte; waits for it."""

@@ -17,7 +17,8 @@ HEAD = """\
 arguments, settings or data directory; the reason is one line on stderr.
 
 DATA and ARG are JSON or a JavaScript literal: `{"a": 1}`, `{a:1}` and `'text'` will do. An option goes before
-its environment variable. Commands that ask a server send the token in `KQS_TOKEN`, when there is one.
+its environment variable. Commands that ask a server send the token in `KQS_TOKEN`, when there is one; for
+`kqss://` they read the files in `KQS_CA`, `KQS_CERT` and `KQS_KEY` ([Tokens and TLS](../howto/tokens.md)).
 
 """
 

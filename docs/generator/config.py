@@ -26,8 +26,9 @@ default: the server keeps its data in `./kqs-data`, listens on this machine only
 - A setting of a job is the one in its insert, else its handler's (or its `@app.job`'s), else its class's,
   else the one in `[defaults]`. Jobs keep the settings they were inserted with.
 - The file is read again on SIGHUP and, with `--watch`, when it changes. `[defaults]`, `[classes]`,
-  `[handlers]`, `[pools]` and `[http]` are taken over; the rest needs a restart, and the log names what
-  changed there. See [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
+  `[handlers]`, `[pools]` and `[http]` are taken over, and on SIGHUP the files that `[tls]` names are read
+  again; the rest needs a restart, and the log names what changed there. See
+  [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
 - Times are seconds, sizes are bytes.
 
 """

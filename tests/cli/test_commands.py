@@ -199,7 +199,7 @@ def test_no_server_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://x", "kqs://", "kqs://h:port", "kqs+unix:", "kqss://h:1", "kqs://[::1"]
+    "url", ["http://x", "kqs://", "kqs://h:port", "kqs+unix:", "kqsx://h:1", "kqs://[::1"]
 )
 def test_urls_that_are_none(tmp_path: Path, url: str) -> None:
     refused(kqs_here("call", "ping", "--server", url, cwd=tmp_path), 2, url)

@@ -56,7 +56,7 @@ class _Client:
 
 @pytest.mark.parametrize("argv", [["jobs"], ["job", "0badcafe-1"], ["health"], ["stats"]])
 def test_shown_as_text(argv: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ask, "_client", lambda _url: _Client())
+    monkeypatch.setattr(ask, "connect", lambda _url: _Client())
     monkeypatch.setenv("COLUMNS", "400")
     result = CliRunner().invoke(getattr(ask, argv[0]), argv[1:], standalone_mode=False)
     assert result.exception is None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Authority
 from tests.support import Finished, ServerProcess, environment, kqs, kqs_here
 
 Start = Callable[..., ServerProcess]
@@ -72,6 +73,8 @@ BAD_CONFIGS = {
     "bad hash": ('[[tokens]]\nname="a"\nrole="read"\nsha256="xyz"\n', ["tokens", "sha256"]),
     "bad role": (f'[[tokens]]\nname="a"\nrole="king"\nsha256="{"0" * 64}"\n', ["tokens", "role", "king"]),
     "token without a name": (f'[[tokens]]\nrole="read"\nsha256="{"0" * 64}"\n', ["tokens", "name"]),
+    "key without a certificate": ('[tls]\nkey = "k.pem"\n', ["tls.cert", "missing"]),
+    "roots without a certificate": ('[tls]\nclient_ca = "ca.pem"\n', ["tls.cert", "missing"]),
     "two tokens of a name": (
         f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n' * 2,
         ["tokens", "same name"],
@@ -278,16 +281,48 @@ def test_an_address_that_will_not_do(tmp_path: Path, address: str, texts: list[s
     refused(serve(tmp_path, "--listen", address, here=True), *texts)
 
 
-def test_beyond_this_machine_tokens_are_needed_too(tmp_path: Path) -> None:
-    refused(serve(tmp_path, "--insecure", "--listen", "0.0.0.0:0", here=True), "0.0.0.0", "[[tokens]]")
+@pytest.mark.service("openssl")
+def test_beyond_this_machine_both_tokens_and_tls_are_needed(tmp_path: Path) -> None:
+    cert, key = Authority(tmp_path).issue("server")
+    tls = f'[tls]\ncert = "{cert}"\nkey = "{key}"\n'
+    tokens = f'[[tokens]]\nname = "a"\nrole = "read"\nsha256 = "{"0" * 64}"\n'
+    listen = ("--listen", "0.0.0.0:0")
+    done = serve(tmp_path, *listen, here=True)
+    refused(done, "0.0.0.0", "this server has no tokens ('kqs token new') and TLS (tls.cert);")
+    refused(serve(tmp_path, *listen, config=tls, here=True), "0.0.0.0", "has no tokens")
+    refused(serve(tmp_path, *listen, config=tokens, here=True), "0.0.0.0", "has no TLS (tls.cert);")
 
 
 def test_an_address_that_is_not_ours(tmp_path: Path) -> None:
-    config = f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n'
-    done = serve(tmp_path, "--insecure", "--listen", "192.0.2.1:0", config=config)
+    done = serve(tmp_path, "--insecure", "--listen", "192.0.2.1:0")
     refused(done, "192.0.2.1:0", "--listen")
-    done = serve(tmp_path, "--insecure", "--listen", "no.such.host.invalid:0", config=config)
+    done = serve(tmp_path, "--insecure", "--listen", "no.such.host.invalid:0")
     refused(done, "no.such.host.invalid:0", "--listen")
+
+
+@pytest.mark.service("openssl")
+@pytest.mark.parametrize("setting", ["cert", "key", "client_ca"])
+def test_a_certificate_that_cannot_be_used(tmp_path: Path, setting: str) -> None:
+    cert, key = Authority(tmp_path).issue("server")
+    (tmp_path / "text").write_text("text")
+    for bad in ("missing", "text", "other.key" if setting == "key" else "."):
+        Authority(tmp_path, "other")
+        files = {"cert": str(cert), "key": str(key), setting: bad}
+        config = "[tls]\n" + "".join(f'{name} = "{path}"\n' for name, path in files.items())
+        refused(serve(tmp_path, config=config, here=True), f"tls.{setting}", bad)
+
+
+def test_a_tokens_file_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "kqs-data" / "tokens.json"
+    file.parent.mkdir()
+    for text in ("", "{", '{"format":1}', '{"format":1,"tokens":[{"name":"a"}]}', "\xff"):
+        file.write_text(text, "latin-1")
+        refused(serve(tmp_path, here=True), str(file), "restore it")
+    file.write_text('{"format":2,"keys":[]}')
+    refused(serve(tmp_path, here=True), str(file), "newer KQS")
+    file.unlink()
+    file.mkdir()
+    refused(serve(tmp_path, here=True), str(file), "cannot be read")
 
 
 def test_a_data_directory_in_use(start: Start, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from time import monotonic, sleep
+from typing import NoReturn
 
 import pytest
 from pages import Block, Known, blocks
@@ -113,10 +114,14 @@ class Page:
             if block.kind is not None:
                 getattr(self, f"run_{block.kind.replace('-', '_')}")(block)
         if self._missing:
-            text = f"examples not run: {', '.join(sorted(self._missing))} not installed"
-            if os.environ.get("CI"):
-                pytest.fail(text)
-            pytest.skip(text)
+            self._give_up(*self._missing)
+
+    @staticmethod
+    def _give_up(*programs: str) -> NoReturn:
+        text = f"examples not run: {', '.join(sorted(programs))} not installed"
+        if os.environ.get("CI"):
+            pytest.fail(text)
+        pytest.skip(text)
 
     def close(self) -> None:
         if self._server is not None:
@@ -154,6 +159,8 @@ class Page:
             if "| nc " in command and shutil.which("nc") is None:
                 self._missing.add("nc")
                 continue
+            if command.startswith("openssl ") and shutil.which("openssl") is None:
+                self._give_up("openssl")
             output = self._shell(command)
             if len(output) != len(expected) or not all(map(self._known.matches, expected, output)):
                 self._fail(block, f"$ {command}\nexpected {expected}\nprinted  {output}")

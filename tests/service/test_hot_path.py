@@ -22,6 +22,7 @@ from kqs.service.config import CallLogConfig, LimitsConfig
 from kqs.service.intake import Intake
 from kqs.service.metrics import Metrics
 from kqs.service.server import Server
+from kqs.service.tokens import Tokens
 from kqs.stores.files import FileStore
 
 THRESHOLD = 1000
@@ -57,13 +58,14 @@ async def _outcome(folder: Path, lines: Sequence[bytes], *, full: bool = False) 
     store = FileStore(str(folder / "bulk"))
     parts: dict[str, Any] = dict.fromkeys(("clock", "health", "about", "quit"))
     parts["dispatch"] = SimpleNamespace(dismiss=lambda connection: None)
-    server = Server(LimitsConfig(), tokens=False)
+    tokens = Tokens(str(folder), [])
+    server = Server(LimitsConfig(), tokens)
     server.desk = Desk(
         engine=engine,  # type: ignore[arg-type]
         intake=Intake(engine, store, THRESHOLD, metrics, log),  # type: ignore[arg-type]
         bulk=store,
         table=DefaultsTable({"low": JobDefaults(prio="low", ttr=5, max_attempts=3)}),
-        tokens=[],
+        tokens=tokens,
         metrics=metrics,
         log=log,
         **parts,

@@ -19,7 +19,11 @@ from .text import harmless
 STATES = ("delayed", "ready", "reserved", "buried", "done")
 
 server_option = click.option(
-    "--server", "url", envvar="KQS_URL", metavar="URL", help="kqs://HOST:PORT or kqs+unix:PATH [local]."
+    "--server",
+    "url",
+    envvar="KQS_URL",
+    metavar="URL",
+    help="kqs://HOST:PORT, kqss://HOST:PORT (TLS) or kqs+unix:PATH [local].",
 )
 as_json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 

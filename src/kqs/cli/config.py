@@ -18,14 +18,17 @@ def config() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print what the settings come to, as JSON.")
 def check(path: str, app: str | None, pools: tuple[str, ...], as_json: bool) -> None:
-    """Check a config file and its handlers as 'kqs serve' would; exits 2 and says what is wrong."""
+    """Check a config file, its handlers and certificates, as 'kqs serve' would; exits 2 and says why."""
     import msgspec
 
     from ..service import config as settings
     from ..service.handlers import prepare, resolved
+    from ..service.tls import server_context
 
     loaded = settings.load(path)
     handlers = prepare(loaded, app, pools)
+    if loaded.tls.cert:
+        server_context(loaded.tls)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(resolved(loaded, handlers))).decode())
         return

@@ -35,6 +35,7 @@ _COMMANDS = {
     "resume": ("manage", "resume", "Hand out jobs of a type again."),
     "drain": ("manage", "drain", "Have a server take no more work."),
     "journal": ("journal", "journal", "Look into a journal."),
+    "token": ("token", "token", "Say who may call a server."),
     "config": ("config", "config", "Check settings."),
 }
 

@@ -30,7 +30,7 @@ from ..runners.log import AS_JSON
     help="Run only the handlers of this pool here; may be given several times.",
 )
 @click.option("--watch", is_flag=True, help="Reload when the config or a handler's code changes.")
-@click.option("--insecure", is_flag=True, help="Listen beyond this machine although nothing is encrypted.")
+@click.option("--insecure", is_flag=True, help="Listen beyond this machine without tokens or TLS.")
 @click.option("--log-json", envvar=AS_JSON, is_flag=True, help="Log as JSON lines.")
 def serve(
     config_path: str | None,
@@ -45,8 +45,8 @@ def serve(
     """Run the server: take jobs, keep them, run their handlers.
 
     SIGTERM or SIGINT lets running jobs finish (30 s at most) and exits 0; a second one ends at once. Nothing
-    accepted is lost either way. SIGHUP takes over changed handlers, their code, classes, pools and defaults,
-    and disturbs no running job.
+    accepted is lost either way. SIGHUP takes over changed handlers, their code, classes, pools, defaults and
+    certificates, and disturbs no running job.
     """
     import uvloop
 

@@ -14,6 +14,7 @@ from ..errors import CallTimeout, ConnectionFailed, KQSError
 from . import session as sessions
 from .backoff import Backoff
 from .session import NO_ARGUMENT, Session, encode_argument
+from .tls import client_context, why
 from .url import Address, parse
 
 
@@ -21,8 +22,8 @@ class AsyncClient:
     """Calls a KQS server from asyncio: any number of calls at once over one connection.
 
     Args:
-        url: ``kqs://HOST:PORT``, ``kqs+unix:PATH``, several separated by commas (tried in turn); None for
-            ``KQS_URL`` or the local server.
+        url: ``kqs://HOST:PORT``, ``kqss://HOST:PORT`` (TLS), ``kqs+unix:PATH``, several separated by commas
+            (tried in turn); None for ``KQS_URL`` or the local server.
         token: for servers that want one; None for ``KQS_TOKEN``.
         timeout: seconds a call may take, connecting included, unless it says otherwise.
 
@@ -124,7 +125,9 @@ class AsyncClient:
                 if isinstance(reply, KQSError):
                     raise reply
                 if reply is None:
-                    raise ConnectionFailed(sessions.lost_message(link.address, name), sent=True)
+                    raise ConnectionFailed(
+                        f"{sessions.lost_message(link.address, name)}{link.reason}", sent=True
+                    )
                 yield reply
                 if reply.last:
                     return
@@ -195,7 +198,7 @@ class AsyncClient:
                             self._link = await self._open(address)
                         return self._link
                     except OSError as error:
-                        failures[str(address)] = error.strerror or str(error) or "timed out"
+                        failures[str(address)] = why(error)
                         self._next += 1
                 await asyncio.sleep(backoff.next())
 
@@ -204,15 +207,16 @@ class AsyncClient:
         if address.path is not None:
             _transport, link = await loop.create_unix_connection(lambda: _Link(address), address.path)
         else:
+            context = client_context(address.tls) if address.tls is not None else None
             _transport, link = await loop.create_connection(
-                lambda: _Link(address), address.host, address.port
+                lambda: _Link(address), address.host, address.port, ssl=context
             )
         if self._token is not None:
             try:
                 queue, _id = link.send("auth", encode_argument({"token": self._token}), None)
                 reply = await queue.get()
                 if not isinstance(reply, Reply):
-                    raise ConnectionResetError("lost while the token was checked")
+                    raise ConnectionResetError(f"lost while the token was checked{link.reason}")
                 reply.value()
             except BaseException:
                 link.close()
@@ -224,11 +228,16 @@ _Queue = asyncio.Queue["Reply | KQSError | None"]
 
 
 class _Link(asyncio.Protocol):
-    """One connection. Calls made in one turn of the loop leave in one write."""
+    """One connection. Calls made in one turn of the loop leave in one write.
+
+    Attributes:
+        reason: why it was lost, in brackets; empty when the server closed it or nothing is known.
+    """
 
     def __init__(self, address: Address) -> None:
         self.address = address
         self.lost = False
+        self.reason = ""
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._session = Session()
         self._queues: dict[str, _Queue] = {}
@@ -273,6 +282,8 @@ class _Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
+        if isinstance(exc, OSError):
+            self.reason = f" ({why(exc)})"
         self._fail(None)
         if not self.closed.done():
             self.closed.set_result(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import socket
+import ssl
 import threading
 import weakref
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from ..errors import CallTimeout, ConnectionFailed
 from . import session as sessions
 from .backoff import Backoff
 from .session import NO_ARGUMENT, Session, encode_argument
+from .tls import client_context, why
 from .url import Address, parse
 
 
@@ -24,8 +26,8 @@ class Client:
     """Calls a KQS server; blocking, safe to share between threads (one call at a time) and across fork.
 
     Args:
-        url: ``kqs://HOST:PORT``, ``kqs+unix:PATH``, several separated by commas (tried in turn); None for
-            ``KQS_URL`` or the local server.
+        url: ``kqs://HOST:PORT``, ``kqss://HOST:PORT`` (TLS), ``kqs+unix:PATH``, several separated by commas
+            (tried in turn); None for ``KQS_URL`` or the local server.
         token: for servers that want one; None for ``KQS_TOKEN``.
         timeout: seconds a call may take, connecting included, unless it says otherwise.
 
@@ -151,29 +153,33 @@ class Client:
         deadline = monotonic() + (self._timeout if timeout is None else timeout)
         with self._lock:
             self._connect(deadline)
-            ids: dict[str, int] = {}
-            out = []
-            for position, (name, argument, blob) in enumerate(calls):
-                id, data = self._session.call(name, argument, blob)
-                ids[id] = position
-                out.append(data)
-            replies: list[Reply | None] = [None] * len(calls)
-            try:
-                self._converse(b"".join(out), ids, replies, deadline)
-            except BaseException as error:
-                # Whatever it was, an interrupt too: half a line may be out and replies under way, so nothing
-                # more can be said over this connection.
-                self._drop()
-                if isinstance(error, TimeoutError):
-                    raise CallTimeout(
-                        f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
-                    ) from None
-                if isinstance(error, OSError):
-                    raise ConnectionFailed(
-                        f"{sessions.lost_message(self._address, calls[0][0])} ({error})", sent=True
-                    ) from None
-                raise
-            return [reply for reply in replies if reply is not None]
+            return self._ask(calls, deadline)
+
+    def _ask(self, calls: list[tuple[str, bytes, bytes | None]], deadline: float) -> list[Reply]:
+        """:meth:`_exchange` over the connection there is."""
+        ids: dict[str, int] = {}
+        out = []
+        for position, (name, argument, blob) in enumerate(calls):
+            id, data = self._session.call(name, argument, blob)
+            ids[id] = position
+            out.append(data)
+        replies: list[Reply | None] = [None] * len(calls)
+        try:
+            self._converse(b"".join(out), ids, replies, deadline)
+        except BaseException as error:
+            # Whatever it was, an interrupt too: half a line may be out and replies under way, so nothing
+            # more can be said over this connection.
+            self._drop()
+            if isinstance(error, TimeoutError):
+                raise CallTimeout(
+                    f"{self._address}: no reply to {calls[0][0]} in time; whether it was done is unknown"
+                ) from None
+            if isinstance(error, OSError):
+                raise ConnectionFailed(
+                    f"{sessions.lost_message(self._address, calls[0][0])} ({why(error)})", sent=True
+                ) from error
+            raise
+        return [reply for reply in replies if reply is not None]
 
     def _converse(
         self, out: bytes, ids: dict[str, int], replies: list[Reply | None], deadline: float
@@ -201,7 +207,7 @@ class Client:
                 sock.settimeout(seconds)
             try:
                 data = sock.recv(1 << 18)
-            except (BlockingIOError, InterruptedError):
+            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
                 continue
             except TimeoutError:
                 if view:
@@ -233,9 +239,11 @@ class Client:
                     self._open(address, now + (deadline - now) / untried)
                     return
                 except OSError as error:
-                    failures[str(address)] = error.strerror or str(error) or type(error).__name__
-                except ConnectionFailed:
-                    failures[str(address)] = "lost while the token was checked"
+                    failures[str(address)] = why(error)
+                except ConnectionFailed as error:
+                    cause = error.__cause__
+                    reason = f": {why(cause)}" if isinstance(cause, OSError) else ""
+                    failures[str(address)] = f"lost while the token was checked{reason}"
                 self._next += 1
             pause = backoff.next()
             if monotonic() + pause >= deadline:
@@ -256,10 +264,16 @@ class Client:
         else:
             sock = socket.create_connection((address.host, address.port), timeout=seconds)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if address.tls is not None:
+                try:
+                    sock = client_context(address.tls).wrap_socket(sock, server_hostname=address.host)
+                except BaseException:
+                    sock.close()
+                    raise
         self._socket, self._session, self._address = sock, Session(), address
         if self._token is not None:
             try:
-                self.call("auth", {"token": self._token}, timeout=seconds)
+                self._ask([("auth", encode_argument({"token": self._token}), None)], deadline)[0].value()
             except BaseException:
                 self._drop()
                 raise
@@ -291,8 +305,11 @@ def _ended(sock: socket.socket) -> bool:
     """Whether the server has closed an idle connection: nothing was sent yet, so another one will do."""
     sock.setblocking(False)
     try:
+        if isinstance(sock, ssl.SSLSocket):
+            sock.recv(1)  # it cannot peek; but whatever comes while nothing was asked is the end
+            return True
         return not sock.recv(1, socket.MSG_PEEK)
-    except (BlockingIOError, InterruptedError):
+    except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
         return False
     except OSError:
         return True

@@ -137,11 +137,12 @@ class LineReader:
     growing buffer, copied once when its newline comes.
 
     Attributes:
+        max_line: longest line taken, bytes.
         broken: a line was over the limit; the stream can't be read on, and what follows is dropped.
     """
 
     def __init__(self, max_line: int = MAX_LINE) -> None:
-        self._max_line = max_line
+        self.max_line = max_line
         self._tail = bytearray()
         self.broken = False
 
@@ -173,7 +174,7 @@ class LineReader:
         else:
             block = data[:cut]
             tail += memoryview(data)[cut:]
-        if len(block) > self._max_line or len(tail) > self._max_line:
+        if len(block) > self.max_line or len(tail) > self.max_line:
             block = self._short_lines(block)
         return block
 
@@ -182,10 +183,10 @@ class LineReader:
         start = 0
         while start < len(block):
             end = block.index(b"\n", start)
-            if end - start > self._max_line:
+            if end - start > self.max_line:
                 break
             start = end + 1
-        self.broken = start < len(block) or len(self._tail) > self._max_line
+        self.broken = start < len(block) or len(self._tail) > self.max_line
         if self.broken:
             self._tail.clear()
             if start == 0:
@@ -199,9 +200,7 @@ class LineReader:
         return rest
 
     def too_long(self) -> TooLarge:
-        return TooLarge(
-            f"line is longer than {self._max_line} bytes; send less per call", limit=self._max_line
-        )
+        return TooLarge(f"line is longer than {self.max_line} bytes; send less per call", limit=self.max_line)
 
 
 def check_text(block: bytes) -> None:

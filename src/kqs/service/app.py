@@ -8,13 +8,13 @@ import ipaddress
 import os
 import random
 import socket
+import ssl
 import sys
 from time import monotonic
 from typing import Any
 
 import structlog
 
-from ..core.calls import ALLOWED
 from ..core.job import NEEDS
 from ..engines.embedded import EmbeddedEngine
 from ..errors import ConfigError, DataDirError, JournalFailed
@@ -34,12 +34,16 @@ from .intake import Intake
 from .metrics import Metrics
 from .reload import Reloads, Sources
 from .server import Connection, Server
+from .tls import server_context
+from .tokens import Tokens
 from .workers import LocalWorkers
 
 #: How often due times and leases are looked at, seconds: a delay is late by this at most.
 TICK = 0.02
 #: Seconds peers have, at the end, to take the replies that are on their way to them.
 LAST_WORDS = 2.0
+#: How often the tokens' file is looked at, seconds.
+LOOK_AT_TOKENS = 1.0
 #: An oversize payload no job refers to is collected when it is this old, seconds.
 ORPHAN_GRACE = 3600.0
 
@@ -50,9 +54,13 @@ class Service:
     Args:
         config: checked settings.
         handlers: what local workers run.
-        insecure: listen on an address other than loopback although nothing is encrypted.
+        insecure: listen on an address other than loopback without tokens or TLS.
         sources: where :meth:`reload` finds other settings; None when it cannot.
         watch: reload when they or the handlers' code change.
+
+    Raises:
+        ConfigError: others could reach the server and it is not protected, or a certificate cannot be used.
+        DataDirError: the tokens' file cannot be used.
     """
 
     def __init__(
@@ -75,14 +83,23 @@ class Service:
         self._failure: JournalFailed | None = None
         self._quickly = asyncio.Event()
         self._idle_since = monotonic()
+        self._tls = server_context(config.tls) if config.tls.cert else None
+        self._tokens = Tokens(os.path.abspath(config.server.data), config.tokens)
         host, _port = split_address(config.server.listen, "listen")
-        if not insecure and not _is_loopback(host):
-            raise ConfigError(
-                f"server.listen: {host} is reachable from other machines, and this version has no TLS; "
-                f"listen on 127.0.0.1, or add --insecure when the network is trusted"
+        missing = [
+            *([] if self._tokens.required else ["tokens ('kqs token new')"]),
+            *([] if self._tls else ["TLS (tls.cert)"]),
+        ]
+        self._unprotected = ""
+        if missing and not _is_loopback(host):
+            self._unprotected = (
+                f"{host} is reachable from other machines, and this server has no {' and '.join(missing)}"
             )
-        if not _is_loopback(host) and not config.tokens:
-            raise ConfigError(f"server.listen: {host} is reachable from other machines; add [[tokens]] first")
+            if not insecure:
+                raise ConfigError(
+                    f"server.listen: {self._unprotected}; listen on 127.0.0.1, "
+                    f"or add --insecure when the network is trusted"
+                )
 
     async def run(self) -> int:
         """Serve until told to stop.
@@ -111,7 +128,8 @@ class Service:
             self._quickly.set()
 
     def reload(self) -> None:
-        """Read the settings again and take over those that can change; the log says what came of it."""
+        """Read settings and certificates again, take over what can change; the log says what came of it."""
+        self.reload_tls()
         if self._reloads is not None:
             self._reloads.ask()
 
@@ -163,7 +181,7 @@ class Service:
         self._metrics = Metrics()
         intake = Intake(self._engine, self._store, config.bulk.threshold, self._metrics, self._call_log)
         self._dispatch = Dispatch(self._engine)
-        self._server = Server(config.limits, tokens=bool(config.tokens))
+        self._server = Server(config.limits, self._tokens)
         self._desk = Desk(
             engine=self._engine,
             intake=intake,
@@ -171,7 +189,7 @@ class Service:
             bulk=self._store,
             clock=self._clock,
             table=self._handlers.table,
-            tokens=config.tokens,
+            tokens=self._tokens,
             metrics=self._metrics,
             log=self._call_log,
             health=self._health,
@@ -183,6 +201,10 @@ class Service:
             self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
         )
         await self._listen(data)
+        if self._unprotected:
+            self._log.warning(
+                "others may call this server, or read what its clients send", why=self._unprotected
+            )
         gc.collect()
         gc.freeze()  # what the start made lives as long as the process
         gc.set_threshold(50_000, 20, 50)
@@ -196,6 +218,7 @@ class Service:
         self._log.info(
             "ready",
             listen=f"{split_address(config.server.listen, '')[0]}:{self._server.port}",
+            tls=self._tls is not None,
             data=data,
             jobs=sum(self._engine.stats()["jobs"][state] for state in ("delayed", "ready", "reserved")),
             handlers=sorted(self._workers.types()),
@@ -243,7 +266,7 @@ class Service:
             raise DataDirError(f"data directory {data} cannot be used: {unix}: {error.strerror}") from None
         before = os.umask(0o177)
         try:
-            await self._server.listen(host, port, unix)
+            await self._server.listen(host, port, unix, tls=self._certificates if self._tls else None)
         except OSError as error:
             raise ConfigError(
                 f"cannot listen on {config.listen}: {os.strerror(error.errno or 0)}; "
@@ -251,6 +274,34 @@ class Service:
             ) from None
         finally:
             os.umask(before)
+
+    def _certificates(self) -> ssl.SSLContext:
+        assert self._tls is not None
+        return self._tls
+
+    def reload_tls(self) -> None:
+        """Read the certificates again, for the connections to come; those that are open stay as they are.
+
+        When the new ones cannot be used, the old ones stay, and the log says why.
+        """
+        if self._tls is None:
+            return
+        try:
+            self._tls = server_context(self._config.tls)
+        except ConfigError as error:
+            self._log.warning("certificates not replaced", reason=str(error))
+        else:
+            self._log.info("certificates read again")
+
+    def _look_at_tokens(self) -> None:
+        """Act on what 'kqs token' did: who holds no token any more is let go."""
+        try:
+            if self._tokens.refresh():
+                self._log.info("tokens read again")
+                self._server.tokens_changed()
+        except DataDirError as error:
+            self._log.warning("tokens not read", reason=str(error))
+            self._server.tokens_changed()
 
     async def _attach(self, sock: socket.socket, spec: WorkerSpec) -> Connection:
         """Make a worker's socket a connection of its own role."""
@@ -262,7 +313,7 @@ class Service:
 
     async def _tick(self) -> None:
         """Release delays, take expired leases back, look for work, collect orphans."""
-        next_collection = next_look = monotonic()
+        next_collection = next_look = next_tokens = monotonic()
         while True:
             try:
                 expired: dict[float, list[str]] = {}
@@ -273,6 +324,9 @@ class Service:
                 if monotonic() >= next_look:
                     next_look = monotonic() + min(1.0, self._config.health.stall / 4)
                     self._look_for_work()
+                if monotonic() >= next_tokens:
+                    next_tokens = monotonic() + LOOK_AT_TOKENS
+                    self._look_at_tokens()
                 if monotonic() >= next_collection:
                     next_collection = monotonic() + ORPHAN_GRACE
                     await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
@@ -330,7 +384,7 @@ class Service:
             "draining": self._dispatch.draining,
             "reserves_waiting": self._dispatch.waiting,
             "workers": self._workers.states(),
-            "calls_known": sorted(ALLOWED),
+            "calls_known": self._desk.calls,
         }
 
     # -- stopping -------------------------------------------------------------------------------

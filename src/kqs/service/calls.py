@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import hashlib
-import hmac
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import Any, Final
@@ -34,6 +32,7 @@ from ..core.outcome import Settlement
 from ..core.wire import BadLine, Request
 from ..errors import (
     BadRequest,
+    Busy,
     CallError,
     Forbidden,
     Internal,
@@ -44,12 +43,13 @@ from ..errors import (
 )
 from ..ports import BulkStore, Clock, Engine, Lease
 from .calllog import CallLog
-from .config import TokenConfig
 from .dispatch import Dispatch
 from .intake import Intake
 from .jobcalls import JobCalls
 from .metrics import Metrics
 from .server import Connection
+from .throttle import Throttle
+from .tokens import Tokens, digest
 
 _encode = msgspec.json.encode
 _settlements = msgspec.json.Decoder(list[Settlement])
@@ -79,7 +79,7 @@ class Desk:
     Args:
         engine, intake, dispatch, bulk, clock: the parts that do the work.
         table: settings of job types; another one may be set later.
-        tokens: who may call; nobody needs one when there are none.
+        tokens: who may call.
         metrics, log: told of every call.
         health: gathers the answer to ``health``.
         about: gathers the service's part of ``stats``.
@@ -95,7 +95,7 @@ class Desk:
         bulk: BulkStore,
         clock: Clock,
         table: DefaultsTable,
-        tokens: list[TokenConfig],
+        tokens: Tokens,
         metrics: Metrics,
         log: CallLog,
         health: Callable[[], dict[str, Any]],
@@ -112,6 +112,7 @@ class Desk:
         self._clock = clock
         self.table = table
         self._tokens = tokens
+        self._throttle = Throttle()
         self._log = log
         self._health = health
         self._about = about
@@ -134,6 +135,11 @@ class Desk:
             "renew": self._renew,
             **self.jobs.handlers,
         }
+
+    @property
+    def calls(self) -> list[str]:
+        """The names of all calls it takes."""
+        return sorted({"insert", "echo", *self._now, *self._later})
 
     # -- from a slice of lines to calls ---------------------------------------------------------
 
@@ -304,18 +310,23 @@ class Desk:
 
     def _authenticate(self, connection: Connection, token: str) -> Role:
         """Give the connection the token's role; a wrong token ends it, so that guessing is slow."""
-        if not self._tokens:
+        if not self._tokens.required:
             return connection.role or "admin"
-        digest = hashlib.sha256(token.encode()).hexdigest()
-        found: Role | None = None
-        for known in self._tokens:
-            if hmac.compare_digest(known.sha256, digest):
-                found = known.role
-        if found is None:
+        sha256 = digest(token)
+        if connection.role is not None and connection.token == sha256:
+            return connection.role  # it shows the same one with every call
+        now = monotonic()
+        if pause := self._throttle.pause(connection.host, now):
             connection.rejected = True
+            raise Busy(f"too many wrong tokens from {connection.host}; try again in {pause:.1f} s")
+        role = self._tokens.role(sha256)
+        if role is None:
+            connection.rejected = True
+            if pause := self._throttle.wrong(connection.host, sha256, now):
+                structlog.get_logger().warning("wrong tokens", address=connection.host, pause=round(pause, 1))
             raise Unauthorized("unknown token")
-        connection.role = found
-        return found
+        connection.authenticate(role, sha256)
+        return role
 
     def _argument(self, connection: Connection, request: Request) -> bytes:
         """The raw argument, without the seed's ``auth`` member, which is acted on."""

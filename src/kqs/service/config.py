@@ -29,14 +29,28 @@ class ServerConfig(_Table, frozen=True):
 
     Attributes:
         data: the data directory.
-        listen: ``HOST:PORT`` of the qrpc port; an address other than loopback is refused without tokens and
-            ``--insecure``.
+        listen: ``HOST:PORT`` of the qrpc port; an address other than loopback is refused unless there are
+            tokens and TLS, or ``--insecure``.
         name: the server's name, as shown.
     """
 
     data: str = "./kqs-data"
     listen: str = "127.0.0.1:14151"
     name: str = "kqs"
+
+
+class TlsConfig(_Table, frozen=True):
+    """TLS on the qrpc port. The files are PEM, and read again on SIGHUP.
+
+    Attributes:
+        cert: the server's certificate, followed by those between it and its root; empty for no TLS.
+        key: its private key, not encrypted; empty when it is in the file of ``cert``.
+        client_ca: roots of client certificates; a client without one is not let in then. Empty for none.
+    """
+
+    cert: str = ""
+    key: str = ""
+    client_ca: str = ""
 
 
 class LimitsConfig(_Table, frozen=True):
@@ -117,7 +131,8 @@ class HealthConfig(_Table, frozen=True):
 
 
 class TokenConfig(_Table, frozen=True):
-    """Who may call. With any token set, calls without one are refused, from this machine too.
+    """Who may call, besides the tokens made by ``kqs token``. With any token, calls without one are refused,
+    from this machine too.
 
     Attributes:
         name: for people.
@@ -134,6 +149,7 @@ class Config(_Table, frozen=True):
     """The whole file."""
 
     server: ServerConfig = ServerConfig()
+    tls: TlsConfig = TlsConfig()
     limits: LimitsConfig = LimitsConfig()
     journal: JournalConfig = JournalConfig()
     bulk: BulkConfig = BulkConfig()
@@ -189,6 +205,8 @@ def _check(config: Config, path: str) -> None:
         )
     if config.bulk.threshold > config.limits.line:
         raise ConfigError(f"{path}: bulk.threshold is above limits.line, so it could never be reached")
+    if not config.tls.cert and (config.tls.key or config.tls.client_ca):
+        raise ConfigError(f"{path}: tls.cert is missing; without it nothing is encrypted")
     names = [token.name for token in config.tokens]
     if len(set(names)) != len(names):
         raise ConfigError(f"{path}: tokens: two have the same name")

@@ -8,7 +8,9 @@ unanswered, while accepted bytes wait for the disk, or while the peer does not t
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
@@ -16,6 +18,8 @@ from ..core.calls import Role
 from ..core.wire import LineReader, encode_error, looks_foreign
 from ..errors import TooLarge
 from .config import LimitsConfig
+from .tls import TlsListener, bind
+from .tokens import Tokens
 
 if TYPE_CHECKING:
     from .calls import Desk
@@ -27,6 +31,10 @@ TURN = 0.002
 REPLY_BUFFER = 1024 * 1024
 #: Seconds a peer that was told why has to stop sending before the connection is cut.
 LINGER = 2.0
+#: Longest line taken from a peer that has not shown a token yet, bytes.
+STRANGER_LINE = 64 * 1024
+#: Seconds a peer has to show its token.
+STRANGER_TIME = 10.0
 #: A block below this size is taken at once when nobody waits.
 SMALL = 16 * 1024
 
@@ -38,11 +46,14 @@ class Connection(asyncio.Protocol):
         server: whose turns it takes.
         holder: name of the local worker at the other end, or None.
         types: the job types it reserves when it names none; None for all.
+        role: of a local worker; others get theirs when they connect or authenticate.
 
     Attributes:
         role: what it may do; None until it authenticated.
+        token: SHA-256 of the token that gave it the role, or None.
         in_flight: calls taken and not answered yet.
         peer: the address, as shown.
+        host: the peer's IP address; None on the Unix socket and for local workers.
         settled: whether it settled anything yet.
         rejected: whether it gave a wrong token: that is answered, nothing after it is taken.
     """
@@ -57,10 +68,12 @@ class Connection(asyncio.Protocol):
         "_reading",
         "_server",
         "_start",
+        "_stranger_timer",
         "_taken",
         "_transport",
         "_writable",
         "holder",
+        "host",
         "in_flight",
         "peer",
         "received",
@@ -69,6 +82,7 @@ class Connection(asyncio.Protocol):
         "scheduled",
         "settled",
         "tasks",
+        "token",
         "types",
     )
 
@@ -91,10 +105,13 @@ class Connection(asyncio.Protocol):
         self._reading = True
         self._writable = True
         self._drop_timer: asyncio.TimerHandle | None = None
+        self._stranger_timer: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self.holder = holder
         self.types = types
         self.role = role
+        self.token: str | None = None
+        self.host: str | None = None
         self.in_flight = 0
         self.received = 0.0
         self.rejected = False
@@ -110,7 +127,13 @@ class Connection(asyncio.Protocol):
         transport.set_write_buffer_limits(high=REPLY_BUFFER)
         if self.holder is None:
             name = transport.get_extra_info("peername")
-            self.peer = f"{name[0]}:{name[1]}" if isinstance(name, tuple) else "unix"
+            self.host = name[0] if isinstance(name, tuple) else None
+            self.peer = "unix" if self.host is None else f"{self.host}:{name[1]}"
+            if self._server.tokens.required:
+                self._reader.max_line = min(STRANGER_LINE, self._reader.max_line)
+                self._stranger_timer = asyncio.get_running_loop().call_later(STRANGER_TIME, self.stop_reading)
+            else:
+                self.role = "admin"
         if not self._server.joined(self):
             transport.abort()
 
@@ -126,7 +149,7 @@ class Connection(asyncio.Protocol):
         try:
             block = self._reader.feed(data)
         except TooLarge as error:
-            self.fail(error)
+            self.fail(self._too_long(error))
             return
         if not block:
             return
@@ -138,20 +161,30 @@ class Connection(asyncio.Protocol):
         if self._blocks:
             self._gate()
         if self._reader.broken:
-            self.fail(self._reader.too_long())
+            self.fail(self._too_long(self._reader.too_long()))
+
+    def _too_long(self, error: TooLarge) -> TooLarge:
+        if self.role is not None:
+            return error
+        return TooLarge(
+            f"before auth a line has {STRANGER_LINE} bytes at most; wait for the reply to auth",
+            limit=error.limit,
+        )
 
     def eof_received(self) -> bool:
-        """The peer sends no more; what it asked is still answered (``nc -N``)."""
+        """The peer sends no more; what it asked is still answered (``nc -N``), except over TLS, which has no
+        half-closed connections."""
         if self._linger_timer is not None:
             self._close()
-            return True
+            return False
         if rest := self._reader.finish():
             self._blocks.append(rest + b"\n")
             self._server.schedule(self)
         self._ending = True
         self._server.desk.ended(self)
         self._maybe_close()
-        return True
+        transport = self._transport
+        return transport is not None and transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self._writable = False
@@ -170,10 +203,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ending = True
         self._blocks.clear()
-        if self._drop_timer is not None:
-            self._drop_timer.cancel()
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
+        for timer in (self._drop_timer, self._linger_timer, self._stranger_timer):
+            if timer is not None:
+                timer.cancel()
         for task in self.tasks:
             task.cancel()
         self._transport = None
@@ -194,6 +226,26 @@ class Connection(asyncio.Protocol):
     def closed(self) -> bool:
         """Whether the connection is over and nothing of it is under way."""
         return self._transport is None and not self.tasks
+
+    def authenticate(self, role: Role, token: str) -> None:
+        """Give it a role, and what strangers may not.
+
+        Args:
+            role: what it may do.
+            token: SHA-256 of the token it showed.
+        """
+        self.role = role
+        self.token = token
+        self._reader.max_line = self._server.limits.line
+        if self._stranger_timer is not None:
+            self._stranger_timer.cancel()
+            self._stranger_timer = None
+
+    def revoke(self) -> None:
+        """Its token is none any more: answer what was asked, and close."""
+        self.role = None
+        self._server.desk.ended(self)
+        self.stop_reading()
 
     def abort(self) -> None:
         """End it at once."""
@@ -300,7 +352,8 @@ class Connection(asyncio.Protocol):
             transport.abort()
         elif self._linger and self._linger_timer is None:
             self._linger_timer = asyncio.get_running_loop().call_later(LINGER, self._close, True)
-            transport.write_eof()
+            if transport.can_write_eof():  # not over TLS
+                transport.write_eof()
             self._gate()
         else:
             transport.close()
@@ -311,32 +364,41 @@ class Server:
 
     Args:
         limits: what a peer may use.
-        tokens: whether tokens are configured; without any, whoever reaches us is admin.
+        tokens: who may call; while no token is required, whoever reaches us is admin.
     """
 
-    def __init__(self, limits: LimitsConfig, *, tokens: bool) -> None:
+    def __init__(self, limits: LimitsConfig, tokens: Tokens) -> None:
         self.limits = limits
+        self.tokens = tokens
         self.desk: Desk
-        self._tokens = tokens
         self._connections: set[Connection] = set()
         self._ready: deque[Connection] = deque()
         self._running = False
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[asyncio.Server | TlsListener] = []
         self._all_left: asyncio.Future[None] | None = None
         self.refused = 0
 
     def connection(self) -> Connection:
         """A new peer's protocol (the factory of the listeners)."""
-        return Connection(self, role=None if self._tokens else "admin")
+        return Connection(self)
 
-    async def listen(self, host: str, port: int, unix: str) -> None:
+    async def listen(
+        self, host: str, port: int, unix: str, *, tls: Callable[[], ssl.SSLContext] | None = None
+    ) -> None:
         """Open the TCP port and the Unix socket.
+
+        Args:
+            host, port, unix: the addresses.
+            tls: gives the context of the next TLS handshake; None for a port without TLS.
 
         Raises:
             OSError: the port is taken or the address is not ours.
         """
         loop = asyncio.get_running_loop()
-        self._listeners.append(await loop.create_server(self.connection, host, port, backlog=1024))
+        if tls is None:
+            self._listeners.append(await loop.create_server(self.connection, host, port, backlog=1024))
+        else:
+            self._listeners.append(TlsListener(await bind(host, port), tls, self.connection, self._full))
         self._listeners.append(await loop.create_unix_server(self.connection, unix, backlog=1024))
 
     @property
@@ -359,11 +421,27 @@ class Server:
 
     def joined(self, connection: Connection) -> bool:
         """A peer connected; False when there are too many."""
-        if len(self._connections) >= self.limits.connections and connection.holder is None:
-            self.refused += 1
+        if connection.holder is None and self._full():
             return False
         self._connections.add(connection)
         return True
+
+    def _full(self, coming: int = 0) -> bool:
+        """Whether one more peer is too many, when ``coming`` others are about to connect."""
+        full = len(self._connections) + coming >= self.limits.connections
+        self.refused += full
+        return full
+
+    def tokens_changed(self) -> None:
+        """Let those go whose token is none any more, and those who came when none was needed."""
+        for connection in list(self._connections):
+            if connection.holder is not None or connection.role is None:
+                continue
+            role = self.tokens.role(connection.token) if connection.token is not None else None
+            if role is None:
+                connection.revoke()
+            else:
+                connection.role = role
 
     def left(self, connection: Connection) -> None:
         self._connections.discard(connection)

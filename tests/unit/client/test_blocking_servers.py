@@ -68,7 +68,7 @@ def test_a_server_that_comes_up_is_found(tmp_path: Path) -> None:
     peers[0].close()
 
 
-@pytest.mark.parametrize("url", ["http://h", "kqss://h", "kqs://"])
+@pytest.mark.parametrize("url", ["http://h", "kqss://", "kqs://"])
 def test_a_url_that_cannot_be_read_is_told_at_once(url: str) -> None:
     with pytest.raises(ConfigError):
         Client(url)
@@ -124,6 +124,16 @@ def test_a_server_lost_while_it_is_given_the_token_is_tried_again() -> None:
         with Client(peer.url, token="secret", timeout=PATIENCE) as client:
             assert client.ping() == "pong"
         assert peer.connections == 3
+
+
+def test_a_server_that_takes_nobody_is_tried_with_pauses() -> None:
+    with (
+        Peer(lambda line: None) as peer,
+        Client(peer.url, token="secret", timeout=0.5) as client,
+        pytest.raises(ConnectionFailed, match="lost while the token was checked"),
+    ):
+        client.ping()
+    assert peer.connections < 20
 
 
 def test_a_server_silent_while_it_is_given_the_token() -> None:

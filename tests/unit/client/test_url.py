@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kqs.client.url import DEFAULT_PORT, Address, parse
+from kqs.client.url import DEFAULT_PORT, Address, Tls, parse
 from kqs.errors import ConfigError
 
 LOCAL = Address(None, "127.0.0.1", DEFAULT_PORT)
@@ -14,7 +14,8 @@ LOCAL = Address(None, "127.0.0.1", DEFAULT_PORT)
 
 @pytest.fixture(autouse=True)
 def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("KQS_URL", raising=False)
+    for name in ("KQS_URL", "KQS_CA", "KQS_CERT", "KQS_KEY"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,50 @@ def test_addresses_that_cannot_be_read(url: str) -> None:
     assert repr(url.split(",")[-1].strip()) in str(caught.value)
 
 
-def test_no_tls_yet_and_it_says_so() -> None:
-    with pytest.raises(ConfigError, match="no TLS"):
-        parse("kqss://h:1")
+@pytest.mark.parametrize(
+    ("url", "host", "port", "tls"),
+    [
+        ("kqss://h", "h", 14151, Tls()),
+        ("kqss://[::1]:7/", "::1", 7, Tls()),
+        ("kqss://h:1?ca=/a/ca.pem", "h", 1, Tls("/a/ca.pem")),
+        ("kqss://h?key=k&cert=c", "h", 14151, Tls("", "c", "k")),
+        ("kqss://h/?ca=/a%2Cb%20c.pem", "h", 14151, Tls("/a,b c.pem")),
+    ],
+)
+def test_tls(url: str, host: str, port: int, tls: Tls) -> None:
+    assert parse(url) == [Address(None, host, port, tls)]
+
+
+def test_tls_is_shown_without_its_files() -> None:
+    assert [str(one) for one in parse("kqss://h:1?ca=/a/ca.pem,kqss://[::1]")] == [
+        "kqss://h:1",
+        "kqss://[::1]:14151",
+    ]
+
+
+def test_files_not_in_the_url_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ca", "cert", "key"):
+        monkeypatch.setenv(f"KQS_{name.upper()}", f"/env/{name}")
+    assert parse("kqss://a?ca=mine,kqss://b,kqs://c") == [
+        Address(None, "a", 14151, Tls("mine", "/env/cert", "/env/key")),
+        Address(None, "b", 14151, Tls("/env/ca", "/env/cert", "/env/key")),
+        Address(None, "c", 14151),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("kqss://h?verify=no", "'verify'"),
+        ("kqss://h?ca=x&CERT=y", "'CERT'"),
+        ("kqss://h?key=k", "KQS_CERT"),
+        ("kqss://", "kqss://HOST:PORT"),
+        ("kqss://h:x?ca=y", "kqss://HOST:PORT"),
+        ("kqss://[::1?ca=y", r"not closed with \]"),
+        ("kqs://h?ca=y", "kqs://HOST:PORT"),
+        ("kqss:h", "kqss://HOST:PORT"),
+    ],
+)
+def test_tls_that_cannot_be_read(url: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        parse(url)
