@@ -1,4 +1,4 @@
-"""docs/reference/config.md, from the types of src/kqs/service/config.py."""
+"""docs/reference/config.md, from the types of src/kqs/settings/config.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from msgspec import inspect
 
 from kqs.core.calls import ROLES
 from kqs.core.job import PRIOS, JobSettings
-from kqs.service.config import ClassConfig, Config, DefaultsConfig
+from kqs.settings.config import ClassConfig, Config, DefaultsConfig
 
 from .docstrings import attributes, markdown, sentence, summary
 
 HEAD = """\
-<!-- Made by docs/generate.py from src/kqs/service/config.py. Do not edit. -->
+<!-- Made by docs/generate.py from src/kqs/settings/config.py. Do not edit. -->
 # Configuration
 
 `kqs serve --config kqs.toml` reads a [TOML](https://toml.io) file. Without a file every setting has its

@@ -51,10 +51,10 @@ def serve(
     import uvloop
 
     from ..errors import ConfigError
-    from ..service import config as settings
     from ..service.app import Service
-    from ..service.handlers import Handlers, prepare
     from ..service.reload import Sources
+    from ..settings import config as settings
+    from ..settings.handlers import Handlers, prepare
 
     configure_log(log_json)
     if sys.platform == "win32":

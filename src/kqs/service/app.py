@@ -22,13 +22,13 @@ from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
 from ..journal.recovery import Apply, lock_directory
 from ..runners.spec import WorkerSpec
+from ..settings.config import Config, split_address
+from ..settings.handlers import Handlers
 from ..stores.files import FileStore
 from .calllog import CallLog
 from .calls import Desk
 from .clock import SystemClock
-from .config import Config, split_address
 from .dispatch import Dispatch
-from .handlers import Handlers
 from .health import HealthFacts, assess
 from .intake import Intake
 from .metrics import Metrics

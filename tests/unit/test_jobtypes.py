@@ -6,8 +6,8 @@ import pytest
 
 from kqs.core.job import NO_OPTIONS, SECOND, DefaultsTable, JobDefaults, JobSettings
 from kqs.core.retry import RetryPolicy
-from kqs.service.config import parse
-from kqs.service.jobtypes import JobTypes
+from kqs.settings.config import parse
+from kqs.settings.jobtypes import JobTypes
 
 CONFIG = """
 [defaults]
