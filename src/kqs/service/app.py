@@ -7,7 +7,6 @@ import gc
 import ipaddress
 import os
 import random
-import socket
 import ssl
 import sys
 from time import monotonic
@@ -21,7 +20,7 @@ from ..errors import ConfigError, DataDirError, JournalFailed
 from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.log import Journal
 from ..journal.recovery import Apply, lock_directory
-from ..runners.spec import WorkerSpec
+from ..runners.crew import Crew
 from ..settings.config import Config, split_address
 from ..settings.handlers import Handlers
 from ..stores.files import FileStore
@@ -33,10 +32,10 @@ from .health import HealthFacts, assess
 from .intake import Intake
 from .metrics import Metrics
 from .reload import Reloads, Sources
-from .server import Connection, Server
+from .server import Server
 from .tls import server_context
 from .tokens import Tokens
-from .workers import LocalWorkers
+from .workers import EngineBook
 
 #: How often due times and leases are looked at, seconds: a delay is late by this at most.
 TICK = 0.02
@@ -197,9 +196,9 @@ class Service:
             quit=self.shutdown,
         )
         self._server.desk = self._desk
-        self._workers = LocalWorkers(
-            self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
-        )
+        book = EngineBook(self._engine, self._dispatch, self._server)
+        self._workers = Crew(self._handlers.specs, book, self._log)
+        self._engine.on_revoked(self._workers.cancel)
         await self._listen(data)
         if self._unprotected:
             self._log.warning(
@@ -302,12 +301,6 @@ class Service:
         except DataDirError as error:
             self._log.warning("tokens not read", reason=str(error))
             self._server.tokens_changed()
-
-    async def _attach(self, sock: socket.socket, spec: WorkerSpec) -> Connection:
-        """Make a worker's socket a connection of its own role."""
-        connection = Connection(self._server, holder=spec.name, types=spec.types, role="work")
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-        return connection
 
     # -- running --------------------------------------------------------------------------------
 
