@@ -67,6 +67,7 @@ class Server:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.log.append(line)
+            self.output.put(line.rstrip("\n"))
             if found := re.search(r"\bready .*listen=\S+:(\d+)", line):
                 self.port = int(found[1])
                 self._ready.set()
@@ -194,7 +195,7 @@ class Page:
         return self._folder / "kqs-data"
 
     def run_server_output(self, block: Block) -> None:
-        """Lines the server's handlers print, in any order."""
+        """Lines of the server's output and log, in any order."""
         expected = block.text.splitlines()
         seen: list[str] = []
         until = monotonic() + PATIENCE

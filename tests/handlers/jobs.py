@@ -39,6 +39,14 @@ def hold(job: Job) -> None:
     say("hold ended", job.id, job.attempt)
 
 
+def until_cancelled(job: Job) -> None:
+    """Run until nobody wants it any more."""
+    say("until_cancelled began", job.id, job.attempt)
+    while not job.cancelled:
+        time.sleep(0.01)
+    say("until_cancelled ended", job.id, job.attempt)
+
+
 def stubborn(job: Job) -> None:
     """:func:`hold`, and not to be ended by a mere SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -78,6 +86,8 @@ def end(job: Job) -> Any:
     match how:
         case "return":
             return value
+        case "return_object":
+            return object()
         case "again":
             raise Again(job.data.get("reason", ""), delay=value)
         case "fail":

@@ -39,6 +39,8 @@ python = "jobs:hold"
 python = "jobs:close_all"
 [handlers.forked_return]
 python = "jobs:forked_return"
+[handlers.until_cancelled]
+python = "jobs:until_cancelled"
 [handlers.daemon]
 python = "ajobs:with_daemon"
 [handlers.sh]
@@ -138,6 +140,15 @@ def test_a_job_that_renews_outlives_its_ttr(pair: ServerProcess) -> None:
     id = client.insert("renew", {"times": 8, "every": 0.3}, ttr=0.9)
     server.stdout.wait_for(f"renew ended {id} 1 True False")
     assert in_state(client, id, "done")["attempt"] == 1
+
+
+def test_a_handler_sees_that_its_job_was_cancelled(pair: ServerProcess) -> None:
+    server, client = pair, pair.client()
+    id = client.insert("until_cancelled")
+    server.stdout.wait_for(f"until_cancelled began {id}")
+    client.call("cancel", {"id": id})
+    server.stdout.wait_for(f"until_cancelled ended {id}")
+    in_state(client, id, "done")
 
 
 # -- workers that die --------------------------------------------------------------------------------

@@ -159,6 +159,16 @@ def test_what_attempts_print_by_turns_is_logged_with_their_ids(start: Start) -> 
         assert [line["line"] for line in printed if line["stream"] == "stderr"] == ["on stderr"] * 5
 
 
+def test_a_cancelled_job_is_stopped(start: Start) -> None:
+    server, client = serve(start)
+    other, id = begin_holds(server, client, 2)
+    client.call("cancel", {"id": id})
+    server.stdout.wait_for(f"hold cancelled {id} True")
+    assert in_state(client, id, "done")["outcome"] == "cancelled"
+    (server.folder / "go").touch()
+    assert in_state(client, other, "done")["outcome"] == "ok"
+
+
 def test_renewing_outlives_the_ttr(start: Start) -> None:
     server, client = serve(start)
     id = client.insert("renew", {"times": 6, "every": 0.3}, ttr=0.9)

@@ -317,3 +317,22 @@ def test_closed_streams_hurt_nobody_else(running: ServerProcess, client: Client)
     for id in ids:
         running.stdout.wait_for(f"note began {id}")
         assert ended(client, id)["state"] == "done"
+
+
+@pytest.mark.parametrize("type", ["end", "async.end"])
+@pytest.mark.parametrize("value", [None, 0, "text", {"a": [1, None]}])
+def test_a_wanted_result_is_kept(client: Client, type: str, value: Any) -> None:
+    job = ended(client, _insert_for_result(client, type, {"how": "return", "value": value}))
+    assert (job["state"], job["result"]) == ("done", value)
+
+
+@pytest.mark.parametrize("type", ["end", "async.end"])
+def test_a_result_that_is_not_json_fails(client: Client, type: str) -> None:
+    job = ended(client, _insert_for_result(client, type, {"how": "return_object"}))
+    assert (job["state"], job["last_error"]["kind"]) == ("buried", "result")
+    job = end(client, "return_object", None, type)
+    assert job["state"] == "done"  # nobody wants it
+
+
+def _insert_for_result(client: Client, type: str, data: Any) -> str:
+    return str(client.call("insert", {"type": type, "data": data, "result_ttl": 60})["id"])

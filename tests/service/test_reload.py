@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tests.support import ServerProcess, until
+from tests.support import PATIENCE, ServerProcess, environment, until
 
 Start = Callable[..., ServerProcess]
 
@@ -219,17 +222,21 @@ def test_workers_that_do_not_come_up_leave_the_old_ones_at_work(start: Start, tm
     """The new code can be imported where it is checked, and not where it runs."""
     it = Reloading(start, tmp_path)
     it.server.traceback_expected = True
-    old = it.run("a")[1]
+    old, other = it.run("a")[1], it.run("b")[1]
     bad = 'import sys\nassert "kqs.runners.check" in sys.orig_argv, "not here"\n'
     it.write("work.py", bad + MODULE)
+    it.configure(ONE.replace('pool = "other"\n', ""))  # its type moves to the pool that is not there yet
     it.hang_up()
     it.server.stderr.wait_for("not here")
     assert it.run("a")[1] == old
+    assert it.run("b")[1] == other
     it.write("work.py", MODULE.replace("VERSION = 1", "VERSION = 22"))
     it.hang_up()
-    it.replaced()
+    it.replaced(2)
     assert it.run("a")[2] == "22"
     until(lambda: len(it.workers()["default"]) == 1, "those that did not come up to go")
+    assert "other" not in it.workers()
+    assert it.run("b")[1] == it.run("a")[1]
 
 
 def test_a_hangup_does_not_keep_the_server_from_stopping(start: Start, tmp_path: Path) -> None:
@@ -245,6 +252,26 @@ def test_a_hangup_does_not_keep_the_server_from_stopping(start: Start, tmp_path:
         until(lambda: client.job(id)["state"] == "done")
         assert client.job(id)["attempt"] == 1  # it was given back, it did not fail
     assert len(it.runs("hold")) == 2
+
+
+def test_a_terminal_that_closes_ends_the_server(tmp_path: Path) -> None:
+    """It gets the same signal, but there is nobody left who would know of it."""
+    ours, its = os.openpty()
+    argv = [sys.executable, "-m", "kqs.cli.main", "serve", "--listen", "127.0.0.1:0"]
+    process = subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(), stdin=its, stdout=its, stderr=its, start_new_session=True
+    )
+    try:
+        os.close(its)
+        said = b""
+        while b"ready" not in said:
+            said += os.read(ours, 1000)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE) == -signal.SIGHUP
+    finally:
+        process.kill()
+        process.wait()
 
 
 # -- watch ---------------------------------------------------------------------------------------

@@ -67,10 +67,17 @@ class Crew:
         wanted: dict[str, list[WorkerSpec]] = {worker.spec.pool: [] for worker in self._workers.values()}
         for spec in specs:
             wanted.setdefault(spec.pool, []).append(spec)
-        self._changes = {asyncio.create_task(self._change(*change)) for change in wanted.items()}
+        types = frozenset[str]().union(*(spec.types for spec in specs))
+        self._changes = {asyncio.create_task(self._change(*change, types)) for change in wanted.items()}
 
-    async def _change(self, pool: str, specs: list[WorkerSpec]) -> None:
-        """Make a pool's workers these."""
+    async def _change(self, pool: str, specs: list[WorkerSpec], types: frozenset[str]) -> None:
+        """Make a pool's workers these.
+
+        Args:
+            pool: its name.
+            specs: one a process.
+            types: the job types of all pools: one that moves has a worker there before it has none here.
+        """
         old = [w for w in self._workers.values() if w.spec.pool == pool and not w.stopping]
         kept = []
         for worker in old.copy():
@@ -86,9 +93,9 @@ class Crew:
             while not new.ready:  # noqa: ASYNC110 - the process tells when it is, over its socket
                 await asyncio.sleep(LOOK)
             if old and new not in kept:
-                self._dismiss(old.pop(0))
+                await self._dismiss(old.pop(0), types)
         for worker in old:
-            self._dismiss(worker)
+            await self._dismiss(worker, types)
         self._log.info("workers replaced", pool=pool)
 
     def _free(self, spec: WorkerSpec) -> str:
@@ -97,12 +104,19 @@ class Crew:
         names = (f"{family}/{number}" for number in count(1))
         return next(name for name in chain([spec.name], names) if name not in self._workers)
 
-    def _dismiss(self, worker: Supervisor) -> None:
-        """Let a worker finish its attempt and go."""
+    async def _dismiss(self, worker: Supervisor, types: frozenset[str]) -> None:
+        """Let a worker finish its attempt and go, once others are there for its types still wanted."""
+        while not worker.spec.types & types <= self._ready_for(worker):  # noqa: ASYNC110 - as above
+            await asyncio.sleep(LOOK)
         worker.stopping = True
         parting = asyncio.create_task(self._see_off(worker))
         self._partings.add(parting)
         parting.add_done_callback(self._partings.discard)
+
+    def _ready_for(self, worker: Supervisor) -> frozenset[str]:
+        """The job types that others than this worker take now."""
+        others = (w for w in self._workers.values() if w is not worker and w.ready and not w.stopping)
+        return frozenset[str]().union(*(other.spec.types for other in others))
 
     async def _see_off(self, worker: Supervisor) -> None:
         life = self._lives[worker]

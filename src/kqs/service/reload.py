@@ -51,18 +51,23 @@ class Reloads:
         self._task: asyncio.Task[None] | None = None
         self._asked = False
 
-    def ask(self) -> None:
-        """Reload, once more when a reload is under way: it may have read what is old by now."""
+    def ask(self) -> asyncio.Task[None]:
+        """Reload, once more when a reload is under way: it may have read what is old by now.
+
+        Returns:
+            What ends when that is done.
+        """
         self._asked = True
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
+        return self._task
 
     async def _run(self) -> None:
         while self._asked:
             self._asked = False
-            await self.reload()
+            await self._reload()
 
-    async def reload(self) -> None:
+    async def _reload(self) -> None:
         """Read everything again and take it over, or say why not and leave all as it is."""
         try:
             new = await asyncio.to_thread(self._sources.read)
@@ -95,7 +100,7 @@ class Reloads:
             seen = now
             if changed:
                 self._log.info("changed", files=changed)
-                await self.reload()
+                await self.ask()
             await asyncio.sleep(LOOK)
 
     def close(self) -> None:
