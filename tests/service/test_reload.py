@@ -224,13 +224,15 @@ def test_workers_that_do_not_come_up_leave_the_old_ones_at_work(start: Start, tm
     it.server.traceback_expected = True
     old, other = it.run("a")[1], it.run("b")[1]
     bad = 'import sys\nassert "kqs.runners.check" in sys.orig_argv, "not here"\n'
-    it.write("work.py", bad + MODULE)
+    for name in ("work.py", "side.py"):
+        it.write(name, bad + MODULE)
     it.configure(ONE.replace('pool = "other"\n', ""))  # its type moves to the pool that is not there yet
     it.hang_up()
     it.server.stderr.wait_for("not here")
     assert it.run("a")[1] == old
     assert it.run("b")[1] == other
-    it.write("work.py", MODULE.replace("VERSION = 1", "VERSION = 22"))
+    for name in ("work.py", "side.py"):
+        it.write(name, MODULE.replace("VERSION = 1", "VERSION = 22"))
     it.hang_up()
     it.replaced(2)
     assert it.run("a")[2] == "22"

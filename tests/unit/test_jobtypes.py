@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from kqs.core.job import NO_OPTIONS, SECOND, DefaultsTable, JobDefaults, JobSettings
@@ -102,3 +106,24 @@ def test_made_up_types_do_not_fill_the_memory() -> None:
         assert len(table._known) <= 10_001
     assert table.get("own").defaults.prio == "high"
     assert table.get("yx").defaults.prio == "low"
+
+
+def test_pools_are_checked_at_once(tmp_path: Path) -> None:
+    """In threads, which msgspec bears only when it knows the types before: else the process may crash."""
+    pools = "".join(
+        f'[pools.p{n}]\nprocesses = 1\n[handlers.t{n}]\ncommand = ["cat"]\npool = "p{n}"\n' for n in range(6)
+    )
+    (tmp_path / "kqs.toml").write_text(pools)
+    code = (
+        "import sys, kqs.settings.handlers as handlers\n"
+        "from kqs.settings.config import load\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "handlers.subprocess.run = lambda *a, run=handlers.subprocess.run, **b: run(['cat', 'said'], "
+        "capture_output=True)\n"
+        "handlers.prepare(load('kqs.toml'))\n"
+    )
+    said = b'{"app":{"a":{"ttr":3}},"blocking":[],"roots":[],"stamp":""}\n'
+    (tmp_path / "said").write_bytes(said)
+    for _ in range(20):
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
+        assert done.returncode == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
@@ -239,6 +240,8 @@ class JobFunction(Generic[P, R]):
         struct = msgspec.defstruct(
             f"{self.type} data", fields, forbid_unknown_fields=rest is None, kw_only=True
         )
+        _introduce(struct)
+        _introduce(rest)
         return _Parameters(job, struct, fields[0][0] if only else None, rest)
 
     def check(self) -> None:
@@ -335,6 +338,18 @@ class Prepared:
         payload = self._payload(data)
         async with self._app.async_client() as client:
             return await client.insert(self._function.type, payload, **self._options)
+
+
+def _introduce(kind: Any) -> None:
+    """Show msgspec a type, one thread at a time: it may crash when two threads meet a Struct first."""
+    with _introducing:
+        try:
+            msgspec.convert(None, kind)
+        except (msgspec.ValidationError, TypeError):
+            pass  # of no interest here, and told when there is data
+
+
+_introducing = threading.Lock()
 
 
 def _constant(value: Any) -> Callable[[], Any]:

@@ -116,7 +116,7 @@ class Crew:
     def _ready_for(self, worker: Supervisor) -> frozenset[str]:
         """The job types that others than this worker take now."""
         others = (w for w in self._workers.values() if w is not worker and w.ready and not w.stopping)
-        return frozenset[str]().union(*(other.spec.types for other in others))
+        return frozenset[str]().union(*(other.spec.types - other.broken for other in others))
 
     async def _see_off(self, worker: Supervisor) -> None:
         life = self._lives[worker]

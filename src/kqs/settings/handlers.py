@@ -31,6 +31,8 @@ from .jobtypes import (
 
 BUILTIN = "kqs.runners.builtin:ping"
 _CHECK_SECONDS = 60.0
+#: Made here and not by the first of the threads that check: msgspec crashes when several meet a type first.
+_checked = msgspec.json.Decoder(Checked)
 
 
 class Handlers(Struct, frozen=True):
@@ -221,7 +223,7 @@ def _check(spec: WorkerSpec) -> Checked:
         last = f", saying {lines[-1]!r}" if lines else ""
         raise ConfigError(f"importing the handlers' modules ({names}) ended the process: {how}{last}")
     try:
-        return msgspec.json.decode(done.stdout.splitlines()[-1], type=Checked)
+        return _checked.decode(done.stdout.splitlines()[-1])
     except (msgspec.MsgspecError, IndexError) as error:
         raise ConfigError(f"the handlers could not be checked: {error}") from None
 

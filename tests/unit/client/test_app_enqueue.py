@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import subprocess
+import sys
 import uuid
 from typing import Any
 
@@ -152,3 +154,34 @@ def test_one_client_an_app(monkeypatch: pytest.MonkeyPatch) -> None:
     assert app.client is app.client
     assert app.client._address.host == "from.environment"
     assert app.async_client() is not app.async_client()
+
+
+def test_threads_may_be_the_first_together() -> None:
+    """msgspec crashes the process when several threads meet a Struct that it does not know yet."""
+    code = """
+import sys, threading
+import msgspec
+from kqs import App
+sys.setswitchinterval(1e-6)
+class Inner(msgspec.Struct):
+    a: int
+    b: "dict[str, list[float]] | None" = None
+    c: "list[Inner] | None" = None
+    d: "tuple[int, str] | None" = None
+    e: "Inner | None" = None
+app = App()
+@app.job("t")
+def handler(one: Inner, two: list[Inner] | None = None, *, n: int = 1) -> None: ...
+handler.check()
+start = threading.Barrier(16)
+def check():
+    start.wait()
+    handler.arguments({"one": {"a": 1}})
+threads = [threading.Thread(target=check) for _ in range(16)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    for _ in range(20):
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
