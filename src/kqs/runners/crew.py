@@ -140,11 +140,12 @@ class Crew:
         """Every worker: ``name pool state pid restarts broken``."""
         return [worker.shown() for worker in self._workers.values()]
 
-    async def look_after(self, expired: Sequence[Expired]) -> list[Expired]:
+    async def look_after(self, expired: Sequence[Expired], *, renewable: bool = True) -> list[Expired]:
         """End overdue attempts; take back what busy workers hold. Returns the leases of others.
 
         Args:
             expired: leases whose time is over.
+            renewable: whether their time can start anew where the type keeps alive.
 
         Raises:
             JournalFailed: leases could not be taken back durably.
@@ -157,7 +158,7 @@ class Crew:
             if worker is None:
                 others.append(lease)
             elif lease.receipt in worker.running:
-                if await worker.overrun(lease):
+                if await worker.overrun(lease, renewable=renewable):
                     renewed.append(lease.receipt)
             elif worker.process is not None:
                 unstarted.append(lease.receipt)
@@ -170,6 +171,26 @@ class Crew:
         for worker in list(self._workers.values()):
             await worker.look()
         return others
+
+    async def keep_alive(self, ending: Sequence[Expired]) -> None:
+        """Renew leases of running attempts before their time is over, or end those that ran long enough.
+
+        Args:
+            ending: leases, of types that keep alive.
+        """
+        renewed: list[str] = []
+        for lease in ending:
+            worker = self._workers.get(lease.holder)
+            if worker is not None and lease.receipt in worker.running and await worker.overrun(lease):
+                renewed.append(lease.receipt)
+        if renewed:
+            await self._book.renew(renewed)
+
+    async def lost(self, leases: Sequence[Revoked]) -> None:
+        """End the attempts whose leases are lost."""
+        for lease in leases:
+            if (worker := self._workers.get(lease.holder)) is not None:
+                await worker.lost(lease.receipt)
 
     async def drain(self, grace: float) -> None:
         """Let running attempts finish for ``grace`` seconds, then end them; their jobs are released."""

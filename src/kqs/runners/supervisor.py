@@ -284,20 +284,35 @@ class Supervisor:
         """Ask for the end of an attempt: a task is cancelled, other handlers look at ``job.cancelled``."""
         self._marker.cancel(receipt)
 
-    async def overrun(self, lease: Expired) -> bool:
-        """The time of a running attempt's lease is over: end it, soon. True: renew the lease instead."""
+    async def overrun(self, lease: Expired, *, renewable: bool = True) -> bool:
+        """The time of a running attempt's lease is over: end it, soon. True: renew the lease instead.
+
+        Args:
+            lease: of the attempt.
+            renewable: whether that still can be done.
+        """
         now = monotonic()
         type_ = next((held.type for held in self._marker.held() if held.receipt == lease.receipt), "")
         reason = f"ttr of {lease.ttr:g} s exceeded"
-        if (limit := self.spec.keep_alive.get(type_)) is not None:
+        if renewable and (limit := self.spec.keep_alive.get(type_)) is not None:
             if not limit or now - self._begun.get(lease.receipt, now) < limit:
                 return True
             reason = f"max_runtime of {limit:g} s exceeded"
-        if self.spec.concurrency == 1:
-            await self.kill(reason, [lease.receipt])
-        else:
-            self._overdue[lease.receipt] = now + YIELD, reason
+        await self._end(lease.receipt, reason)
         return False
+
+    async def lost(self, receipt: str) -> None:
+        """The lease of an attempt is somebody else's by now, or nobody's: end it; it does not count."""
+        if receipt in self.running:
+            self._marker.cancel(receipt)
+            await self._end(receipt, "its lease was lost")
+
+    async def _end(self, receipt: str, reason: str) -> None:
+        """End an attempt; a worker of many is waited for to do so, a moment."""
+        if self.spec.concurrency == 1:
+            await self.kill(reason, [receipt])
+        else:
+            self._overdue[receipt] = monotonic() + YIELD, reason
 
     async def look(self) -> None:
         """Now and then: end attempts that did not yield, take back leases that are not come to."""
