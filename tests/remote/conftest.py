@@ -1,0 +1,46 @@
+"""Servers without handlers for the remote tests, and the workers that come to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.remote.support import Notes, Proxy, WorkerProcess
+from tests.service.conftest import shared, start
+from tests.support import ServerProcess
+
+__all__ = ["shared", "start"]
+
+
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[Callable[..., WorkerProcess]]:
+    """Starts workers in the test's folder; none is left behind."""
+    made: list[WorkerProcess] = []
+
+    def make(urls: str, *args: str, **more: object) -> WorkerProcess:
+        new = WorkerProcess(tmp_path, urls, *args, **more)  # type: ignore[arg-type]
+        made.append(new)
+        return new
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            one.discard()
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    return Notes(tmp_path / "notes")
+
+
+@pytest.fixture
+def proxy(start: Callable[..., ServerProcess]) -> Iterator[Proxy]:
+    """A relay before a server of the test's own."""
+    made = Proxy(start().port)
+    try:
+        yield made
+    finally:
+        made.close()
