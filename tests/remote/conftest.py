@@ -37,9 +37,15 @@ def notes(tmp_path: Path) -> Notes:
 
 
 @pytest.fixture
-def proxy(start: Callable[..., ServerProcess]) -> Iterator[Proxy]:
-    """A relay before a server of the test's own."""
-    made = Proxy(start().port)
+def server(start: Callable[..., ServerProcess]) -> ServerProcess:
+    """A server of the test's own."""
+    return start()
+
+
+@pytest.fixture
+def proxy(server: ServerProcess) -> Iterator[Proxy]:
+    """A relay before it."""
+    made = Proxy(server.port)
     try:
         yield made
     finally:

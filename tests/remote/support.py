@@ -108,6 +108,31 @@ class Notes:
         until(lambda: self.count(what)[id] >= times, f"{what} {id} x {times}: {self.lines}")
 
 
+_Pairs = list[tuple[socket.socket, socket.socket]]
+
+
+def _reset(pairs: _Pairs) -> None:
+    for pair in pairs:
+        for end in pair:
+            with suppress(OSError):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                end.shutdown(socket.SHUT_RD)  # wakes the thread that reads it
+            end.close()
+
+
+class Forgotten:
+    """Connections that are open and silent."""
+
+    def __init__(self, pairs: _Pairs, flows: list[threading.Event]) -> None:
+        self._pairs = pairs
+        self._flows = flows
+
+    def close(self) -> None:
+        _reset(self._pairs)
+        for flow in self._flows:
+            flow.set()
+
+
 class Proxy:
     """A TCP relay to a port, on a port of its own, that can cut, stop and refuse.
 
@@ -120,13 +145,12 @@ class Proxy:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"kqs://127.0.0.1:{self.port}"
-        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._pairs: _Pairs = []
         self._flows = {"up": threading.Event(), "down": threading.Event()}
         self._lock = threading.Lock()
         self.refusing = False
         self.replies_held = threading.Event()
-        for flow in self._flows.values():
-            flow.set()
+        self.release()
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
@@ -146,14 +170,15 @@ class Proxy:
             with self._lock:
                 self._pairs.append((client, server))
             for source, sink, way in ((client, server, "up"), (server, client, "down")):
-                threading.Thread(target=self._relay, args=(source, sink, way), daemon=True).start()
+                flow = self._flows[way]
+                threading.Thread(target=self._relay, args=(source, sink, flow), daemon=True).start()
 
-    def _relay(self, source: socket.socket, sink: socket.socket, way: str) -> None:
+    def _relay(self, source: socket.socket, sink: socket.socket, flow: threading.Event) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if way == "down" and not self._flows[way].is_set():
+                if flow is self._flows["down"] and not flow.is_set():
                     self.replies_held.set()
-                self._flows[way].wait()
+                flow.wait()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
@@ -168,16 +193,18 @@ class Proxy:
         for flow in self._flows.values():
             flow.set()
 
+    def forget(self) -> Forgotten:
+        """Connections that are open stay so, and silent; those to come are passed on as others are."""
+        with self._lock:
+            pairs, self._pairs = self._pairs, []
+        old, self._flows = self._flows, {way: threading.Event() for way in self._flows}
+        return Forgotten(pairs, list(old.values()))
+
     def cut(self) -> None:
         """RST all connections, whatever is on its way."""
         with self._lock:
             pairs, self._pairs = self._pairs, []
-        for pair in pairs:
-            for end in pair:
-                with suppress(OSError):
-                    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                    end.shutdown(socket.SHUT_RD)  # wakes the thread that reads it
-                    end.close()
+        _reset(pairs)
 
     def close(self) -> None:
         self.refusing = True

@@ -96,9 +96,7 @@ def worker(
     if check:
         server = uvloop.run(remote.check(_CHECK))
         handled = sorted(frozenset[str]().union(*(spec.types for spec in specs)))
-        click.echo(
-            f"{server.partition('?')[0]}: ok; {len(specs)} worker processes, for: {', '.join(handled)}"
-        )
+        click.echo(f"{server.partition('?')[0]}: ok; {len(specs)} worker processes for: {', '.join(handled)}")
         return
 
     async def main() -> int:

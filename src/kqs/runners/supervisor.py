@@ -294,18 +294,21 @@ class Supervisor:
         now = monotonic()
         type_ = next((held.type for held in self._marker.held() if held.receipt == lease.receipt), "")
         reason = f"ttr of {lease.ttr:g} s exceeded"
-        if renewable and (limit := self.spec.keep_alive.get(type_)) is not None:
+        if (limit := self.spec.keep_alive.get(type_)) is not None:
+            if not renewable:
+                await self.lost(lease.receipt, "its lease ended before it could be renewed")
+                return False
             if not limit or now - self._begun.get(lease.receipt, now) < limit:
                 return True
             reason = f"max_runtime of {limit:g} s exceeded"
         await self._end(lease.receipt, reason)
         return False
 
-    async def lost(self, receipt: str) -> None:
+    async def lost(self, receipt: str, reason: str = "its lease was lost") -> None:
         """The lease of an attempt is somebody else's by now, or nobody's: end it; it does not count."""
         if receipt in self.running:
             self._marker.cancel(receipt)
-            await self._end(receipt, "its lease was lost")
+            await self._end(receipt, reason)
 
     async def _end(self, receipt: str, reason: str) -> None:
         """End an attempt; a worker of many is waited for to do so, a moment."""

@@ -87,25 +87,28 @@ def prepare(
             plan[pool] = msgspec.structs.replace(spec, handlers=handlers)
     checked: dict[str, Checked] = {}
     jobs: dict[str, JobSettings] = {}
+    own: dict[str, JobSettings] = {}
     if app is not None:
         first = next(iter(pools), DEFAULT_POOL)
         spec = msgspec.structs.replace(plan.get(first) or _spec(config, first), app=app)
         checked[first] = _check(spec)
-        jobs = {type_: own for type_, own in checked[first].app.items() if not only or type_ in only}
-        plan |= _with_app(plan, config, types, app, jobs, pools)
+        jobs = checked[first].app
+        own = {type_: settings for type_, settings in jobs.items() if not only or type_ in only}
+        plan |= _with_app(plan, config, types, app, own, pools)
     todo = [spec for spec in plan.values() if spec.pool not in checked]
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         checked |= zip((spec.pool for spec in todo), executor.map(_check, todo), strict=True)
     specs: list[WorkerSpec] = []
     for pool, spec in plan.items():
-        specs += _workers(config, types, spec, checked[pool], [t for t in jobs if types.pool(t) == pool])
+        specs += _workers(config, types, spec, checked[pool], [t for t in own if types.pool(t) == pool])
     served = frozenset[str]().union(*(spec.types for spec in specs))
-    if (
-        builtin
-        and "ping" not in config.handlers
-        and "ping" not in served
-        and (not pools or DEFAULT_POOL in pools)
-    ):
+    for type_ in only:
+        if type_ not in served:
+            known = {*config.handlers, *jobs}
+            hint = suggestion(type_, known) or f"known are {', '.join(sorted(known))}"
+            raise ConfigError(f"--types: nothing here runs {type_!r}; {hint}")
+    builtin = builtin and "ping" not in config.handlers and "ping" not in served
+    if builtin and (not pools or DEFAULT_POOL in pools):
         name = f"{config.server.name}/{BUILTIN_POOL}/1"
         ping = {"ping": HandlerSpec(python=BUILTIN)}
         specs.append(WorkerSpec(name, BUILTIN_POOL, ping, types=frozenset(ping), capture=False))
