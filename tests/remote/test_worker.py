@@ -244,7 +244,8 @@ def test_check_says_what_would_run(start: Start, tmp_path: Path) -> None:
     server = start()
     done = kqs("worker", "far:app", "--server", server.url, "--processes", "2", "--check", cwd=tmp_path)
     assert done.status == 0, done
-    assert done.out.startswith(f"{server.url}: ok; 2 worker processes for: ahold, akept, bad, ")
+    types = "ahold, akept, bad, bytes, die, hold, kept, limited, record"
+    assert done.out == f"ok: 2 worker processes for {types}, server {server.url}\n"
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def worker(
     if check:
         server = uvloop.run(remote.check(_CHECK))
         handled = sorted(frozenset[str]().union(*(spec.types for spec in specs)))
-        click.echo(f"{server.partition('?')[0]}: ok; {len(specs)} worker processes for: {', '.join(handled)}")
+        where = server.partition("?")[0]
+        click.echo(f"ok: {len(specs)} worker processes for {', '.join(handled)}, server {where}")
         return
 
     async def main() -> int:
