@@ -149,7 +149,7 @@ class Proxy:
         self._flows = {"up": threading.Event(), "down": threading.Event()}
         self._lock = threading.Lock()
         self.refusing = False
-        self.replies_held = threading.Event()
+        self._held = {way: threading.Event() for way in self._flows}
         self.release()
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -170,23 +170,30 @@ class Proxy:
             with self._lock:
                 self._pairs.append((client, server))
             for source, sink, way in ((client, server, "up"), (server, client, "down")):
-                flow = self._flows[way]
-                threading.Thread(target=self._relay, args=(source, sink, flow), daemon=True).start()
+                ends = (source, sink, self._flows[way], self._held[way])
+                threading.Thread(target=self._relay, args=ends, daemon=True).start()
 
-    def _relay(self, source: socket.socket, sink: socket.socket, flow: threading.Event) -> None:
+    @staticmethod
+    def _relay(
+        source: socket.socket, sink: socket.socket, flow: threading.Event, held: threading.Event
+    ) -> None:
         with suppress(OSError):
             while data := source.recv(1 << 16):
-                if flow is self._flows["down"] and not flow.is_set():
-                    self.replies_held.set()
+                if not flow.is_set():
+                    held.set()
                 flow.wait()
                 sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
 
     def hold(self, *ways: str) -> None:
         """Pass nothing on, ``up`` to the server, ``down`` to the client, or both; nobody is told."""
-        self.replies_held.clear()
         for way in ways or tuple(self._flows):
+            self._held[way].clear()
             self._flows[way].clear()
+
+    def wait_until_held(self, way: str) -> None:
+        """Return when there is something that is not passed on."""
+        assert self._held[way].wait(PATIENCE)
 
     def release(self) -> None:
         """Pass on again."""

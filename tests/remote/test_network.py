@@ -42,20 +42,22 @@ def test_an_attempt_outlives_its_server(
     assert one.stop() == 0
 
 
-def test_a_reply_that_is_lost_is_asked_for_again(
-    server: ServerProcess, worker: Work, notes: Notes, tmp_path: Path, proxy: Proxy
+@pytest.mark.parametrize("way", ["up", "down"])
+def test_an_outcome_is_sent_again_when_it_or_its_reply_was_lost(
+    server: ServerProcess, worker: Work, notes: Notes, tmp_path: Path, proxy: Proxy, way: str
 ) -> None:
     gate = tmp_path / "gate"
     one = worker(proxy.url, "--processes", "1").ready()
     id = server.client().insert("hold", {"path": notes.path, "gate": str(gate)})
     notes.wait_for("began", id)
-    proxy.hold("down")
+    proxy.hold(way)
     gate.touch()
-    notes.wait_for("ended", id)
-    _done(server, id)  # the server has the outcome; its reply is on its way
-    proxy.replies_held.wait()
+    proxy.wait_until_held(way)
+    assert notes.count("ended")[id] == 1
+    assert server.client().job(id)["state"] == ("reserved" if way == "up" else "done")
     proxy.cut()
     proxy.release()
+    _done(server, id)
     after = server.client().insert("record", {"path": notes.path})
     _done(server, after)
     assert one.stop() == 0
