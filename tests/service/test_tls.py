@@ -38,6 +38,7 @@ def secure(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> It
     try:
         yield made.start()
         made.stop()
+        assert all(line.startswith("{") for line in made.stderr.lines), "somebody else logged something"
     finally:
         made.discard()
 
@@ -59,7 +60,7 @@ def handshake(server: ServerProcess, ca: Path, **settings: object) -> ssl.SSLSoc
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
 def test_the_blocking_client(secure: ServerProcess, authority: Authority, host: str) -> None:
     with Client(url(secure, host, ca=authority.pem), timeout=PATIENCE) as client:
-        assert client.echo(LARGE) == LARGE
+        assert client.call_many([("echo", LARGE)] * 10) == [LARGE] * 10
         assert client.job(client.insert("x", LARGE), data=True)["data"] == LARGE
         assert client.call_many([("echo", number) for number in range(20_000)]) == list(range(20_000))
 

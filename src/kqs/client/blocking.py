@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import socket
 import ssl
 import threading
@@ -20,6 +21,11 @@ from .backoff import Backoff
 from .session import NO_ARGUMENT, Session, encode_argument
 from .tls import client_context, why
 from .url import Address, parse
+
+#: Most bytes handed to the socket before what came meanwhile is taken. TLS takes all of them or none.
+_PIECE = 64 * 1024
+#: A socket that does not block says so.
+_NOT_NOW = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 
 
 class Client:
@@ -187,32 +193,25 @@ class Client:
         """Send and receive at the same time, so that neither side waits for the other's full buffer."""
         sock = self._socket
         assert sock is not None
+        sock.setblocking(False)
         view = memoryview(out)
         left = len(ids)
         while left:
-            seconds = deadline - monotonic()
-            if seconds <= 0:
+            if monotonic() >= deadline:
                 raise TimeoutError
+            stuck = True
             if view:
-                sock.settimeout(min(seconds, 0.02))
                 try:
-                    view = view[sock.send(view) :]
-                    if view:
-                        sock.settimeout(0.0)
-                    else:
-                        continue
-                except TimeoutError:
+                    view = view[sock.send(view[:_PIECE]) :]
+                    stuck = False
+                except _NOT_NOW:
                     pass
-            else:
-                sock.settimeout(seconds)
             try:
                 data = sock.recv(1 << 18)
-            except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            except _NOT_NOW:
+                if stuck:
+                    _wait(sock, deadline, sending=bool(view))
                 continue
-            except TimeoutError:
-                if view:
-                    continue
-                raise
             if not data:
                 raise ConnectionResetError("the server closed the connection")
             for id, reply in self._session.feed(data):
@@ -301,6 +300,18 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
+def _wait(sock: socket.socket, deadline: float, *, sending: bool) -> None:
+    """Return when a socket can be read from, or written to when ``sending``.
+
+    Raises:
+        TimeoutError: the deadline, by the monotonic clock, came first.
+    """
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | (select.POLLOUT if sending else 0))
+    if not poll.poll(max(0.0, deadline - monotonic()) * 1000):
+        raise TimeoutError
+
+
 def _ended(sock: socket.socket) -> bool:
     """Whether the server has closed an idle connection: nothing was sent yet, so another one will do."""
     sock.setblocking(False)
@@ -309,7 +320,7 @@ def _ended(sock: socket.socket) -> bool:
             sock.recv(1)  # it cannot peek; but whatever comes while nothing was asked is the end
             return True
         return not sock.recv(1, socket.MSG_PEEK)
-    except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+    except _NOT_NOW:
         return False
     except OSError:
         return True
