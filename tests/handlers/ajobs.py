@@ -157,6 +157,8 @@ def with_daemon(job: Job) -> None:
     daemon(job)
     if job.data["end"] == "death":
         os.kill(os.getpid(), signal.SIGKILL)
+    if job.data["end"] == "exit":
+        os._exit(0)
     time.sleep(600)
 
 

@@ -231,7 +231,7 @@ def test_a_stopped_worker_that_never_started_its_job_is_replaced(start: Start) -
     until(lambda: gone(pid), "the stopped worker to be ended")
 
 
-@pytest.mark.parametrize("end", ["ttr", "death"])
+@pytest.mark.parametrize("end", ["ttr", "death", "exit"])
 def test_daemons_end_with_their_attempt(start: Start, end: str) -> None:
     """They left process group, session and parent; their worker is killed, or dies by itself."""
     server, client = serve(start)

@@ -179,6 +179,7 @@ DEATHS = [
     ("_exit", 0, "exited with status 0"),
     ("_exit", 9, "exited with status 9"),
     ("_exit", 3, "exited with status 3"),
+    ("_exit", 5, "exited with status 5"),
     ("_exit", 137, "exited with status 137"),
     ("signal", signal.SIGKILL, "was killed by SIGKILL"),
     ("signal", signal.SIGUSR1, "was killed by SIGUSR1"),

@@ -180,6 +180,8 @@ class ConcurrentWorker:
 
     def _begin(self) -> None:
         """Start what may start now."""
+        if self._stopping or self._recycling.due:
+            return
         if self._suspect is not None:
             self._release([lease for _since, lease in self._held])
             self._held.clear()

@@ -73,16 +73,15 @@ class Marker:
 
     def hold(self, leases: Iterable[Held]) -> None:
         """These are all leases the worker has; some may have been settled already."""
-        text = b"[]"
-        kept: list[Held] = []
+        parts: list[bytes] = []
         room = HELD - 2
         for lease in leases:
-            room -= len(msgspec.json.encode(lease)) + 1
+            part = msgspec.json.encode(lease)
+            room -= len(part) + 1
             if room < 0:
                 break
-            kept.append(lease)
-        if kept:
-            text = msgspec.json.encode(kept)
+            parts.append(part)
+        text = b"[" + b",".join(parts) + b"]"
         at = self._held
         self._page[at : at + _LENGTH.size] = _LENGTH.pack(
             0

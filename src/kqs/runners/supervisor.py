@@ -153,7 +153,7 @@ class Supervisor:
                 status = EXIT_BAD_HANDLERS
             if self.stopping:
                 break
-            if status == EXIT_RECYCLED and not self._killed_for:
+            if status == EXIT_RECYCLED and not (self._killed_for or self.running):  # else a handler's own
                 self.state = "starting"
                 continue
             self.restarts += 1
@@ -212,7 +212,7 @@ class Supervisor:
             self.terminate()
         status = await process.wait()
         _kill_group(process.pid)
-        if self._killed_for or status not in (0, EXIT_RECYCLED):
+        if self._killed_for or self.running or status not in (0, EXIT_RECYCLED):
             await asyncio.to_thread(kill_marked, mark)  # its daemons, before its jobs may run again
         await self._hear_out(self.line)
         self._log_rest()

@@ -105,6 +105,7 @@ class Worker:
         for _since, lease in self._held:
             self._link.settle(Settlement(lease.receipt, "release"))
         self._link.flush()
+        self._marker.set(0, "")  # whatever ran is settled
         return EXIT_RECYCLED if self._recycling.due and not self._stopping else 0
 
     def _renewed(self, first: Leased) -> bool:

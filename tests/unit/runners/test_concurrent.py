@@ -210,6 +210,14 @@ async def test_it_gives_back_what_long_attempts_keep_it_from() -> None:
     await bench.stop()
 
 
+async def test_what_it_holds_when_it_ends_is_given_back() -> None:
+    bench = Bench(nothing, concurrency=1, max_jobs=1)
+    bench.link.answers.put_nowait([lease("a"), lease("b"), lease("c")])
+    assert await bench.outcomes(3) == {"a": "ok", "b": "release", "c": "release"}
+    assert await bench.running == EXIT_RECYCLED
+    bench.marker.close()
+
+
 @pytest.mark.parametrize("jobs", [1, 3])
 async def test_it_ends_after_so_many_jobs(jobs: int) -> None:
     bench = Bench(nothing, max_jobs=jobs)
