@@ -8,10 +8,31 @@ from pathlib import Path
 import pytest
 
 from tests.remote.support import Notes, Proxy, WorkerProcess
-from tests.service.conftest import shared, start
 from tests.support import ServerProcess
 
-__all__ = ["shared", "start"]
+#: Many servers are started here: they reserve no more of the disk than they need.
+CONFIG = """
+[journal]
+segment_size = 1048576
+"""
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
+    """Starts servers, one at a time on the same data; stops what is left of them."""
+    made: list[ServerProcess] = []
+
+    def make(*args: str) -> ServerProcess:
+        made.append(ServerProcess(tmp_path, CONFIG, args))
+        return made[-1].start()
+
+    try:
+        yield make
+        for one in made:
+            one.stop()
+    finally:
+        for one in made:
+            one.discard()
 
 
 @pytest.fixture

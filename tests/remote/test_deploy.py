@@ -92,7 +92,7 @@ def test_deploy(start: Start, worker: Work, notes: Notes, tmp_path: Path, end: s
         server.process.wait()
         if end == signal.SIGKILL:
             explained |= notes.count("began").keys() - notes.count("ended").keys()
-        server = start(None, *listen)
+        server = start(*listen)
         explained |= set(_out(server)) if end == signal.SIGKILL else set()
         load.grow(30)
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.remote.conftest import CONFIG
 from tests.remote.support import Notes, Proxy, WorkerProcess
 from tests.support import ServerProcess, until
 
@@ -32,7 +33,7 @@ def test_an_attempt_outlives_its_server(
     first.process.wait()
     gate.touch()
     notes.wait_for("ended", id)  # its outcome has nowhere to go yet
-    second = start(None, "--listen", f"127.0.0.1:{first.port}")
+    second = start("--listen", f"127.0.0.1:{first.port}")
     _done(second, id)
     job = second.client().job(id)
     assert job["attempt"] == 1, "the receipt of the server before was believed"
@@ -142,7 +143,7 @@ def test_an_outcome_goes_to_the_server_that_gave_the_lease(
     """While its own server is away the worker takes work from the next one; both get what is theirs."""
     gate = tmp_path / "gate"
     (tmp_path / "second").mkdir()
-    second = ServerProcess(tmp_path / "second").start()
+    second = ServerProcess(tmp_path / "second", CONFIG).start()
     try:
         one = worker(f"{proxy.url},{second.url}", "--processes", "2").ready()
         id = server.client().insert("hold", {"path": notes.path, "gate": str(gate)})
