@@ -69,7 +69,7 @@ def test_so_much_time_and_no_more(start: Start, worker: Work, notes: Notes, tmp_
     client = server.client()
     gate = tmp_path / "gate"
     held = client.insert("hold", {"path": notes.path, "gate": str(gate)})
-    one = worker(server.url, "--processes", "1", "--max-time", "0.5")
+    one = worker(server.url, "--processes", "1", "--max-time", "4")
     notes.wait_for("began", held)
     one.stderr.wait_for('"event": "stopping"')
     after = client.insert("record", {"path": notes.path})
@@ -263,3 +263,22 @@ def test_check_says_what_would_run(start: Start, tmp_path: Path) -> None:
 def test_refused(args: tuple[str, ...], status: int, text: str, tmp_path: Path) -> None:
     done = kqs("worker", *args, cwd=tmp_path)
     assert done.status == status and text in done.err and done.out == "", done
+
+
+def test_the_token_says_whether_it_may_work(start: Start, worker: Work, notes: Notes, tmp_path: Path) -> None:
+    tokens = {
+        role: kqs("token", "new", "--role", role, "--data", str(tmp_path / "data")).out.strip()
+        for role in ("work", "insert")
+    }
+    server = start()
+    check = ("worker", "far:app", "--server", server.url, "--check")
+    assert kqs(*check, cwd=tmp_path, KQS_TOKEN=tokens["work"]).status == 0
+    for wrong, text in ((tokens["insert"], "forbidden"), ("", "unauthorized"), ("x", "unauthorized")):
+        done = kqs(*check, cwd=tmp_path, KQS_TOKEN=wrong)
+        assert done.status == 1 and text in done.err, done
+    id = server.client(tokens["insert"]).insert("record", {"path": notes.path})
+    refused = worker(server.url, "--processes", "1", env={"KQS_TOKEN": tokens["insert"]})
+    refused.stderr.wait_for("may not call reserve")
+    assert refused.stop() == 0 and not notes.lines
+    worker(server.url, "--processes", "1", env={"KQS_TOKEN": tokens["work"]})
+    notes.wait_for("ended", id)

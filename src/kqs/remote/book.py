@@ -36,6 +36,8 @@ from .upstream import PATIENCE, Renewed, Upstream, decoded
 WAIT = 5.0
 #: Seconds until the next server is tried.
 CONNECT = 3.0
+#: Seconds until a server that refused is asked again.
+PAUSE = 1.0
 #: A lease of a type that keeps alive is renewed at this share of its ttr.
 RENEW_AT = 1 / 3
 #: A renewal is believed to come true when less than this share of the ttr is over.
@@ -214,6 +216,8 @@ class RemoteBook:
             leases, now = decoded(text, Reserved).jobs, monotonic()
         except KQSError as error:
             self._away(upstream, error)
+            if isinstance(error, CallError):
+                await asyncio.sleep(PAUSE)
             return b"", 0
         if line.gone.is_set():
             for leased in leases:
