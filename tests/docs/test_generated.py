@@ -25,7 +25,7 @@ ARGUMENTS = {
     "jobs": calls.JobsArgument,
     "wait": calls.WaitArgument,
     "watch": calls.WatchArgument,
-    "kick": calls.ControlArgument,
+    **dict.fromkeys(("kick", "bury", "delete", "cancel"), calls.ControlArgument),
     "purge": calls.PurgeArgument,
     "pause": calls.PauseArgument,
     "resume": calls.PauseArgument,
@@ -33,12 +33,6 @@ ARGUMENTS = {
     "stats": calls.StatsArgument,
     "quit": calls.QuitArgument,
     "insert": JobFields,
-    "wait": calls.WaitArgument,
-    "watch": calls.WatchArgument,
-    **dict.fromkeys(("kick", "bury", "delete", "cancel"), calls.ControlArgument),
-    "purge": calls.PurgeArgument,
-    **dict.fromkeys(("pause", "resume"), calls.PauseArgument),
-    "drain": calls.DrainArgument,
 }
 
 
