@@ -99,6 +99,7 @@ async def recovered(golden: Golden, folder: Path) -> dict[str, Any]:
         **await state_of(engine),
         "order": [lease.id for lease in await engine.reserve((), 1000, holder="last")],
         "known_keys": {key: await _job_of(engine, key) for key in expected["known_keys"]},
+        **await _added(engine, expected),
         "settled": [
             [receipt, outcome, await _settle(engine, receipt, outcome)]
             for receipt, outcome, _code in expected["settled"]
@@ -114,6 +115,19 @@ async def recovered(golden: Golden, folder: Path) -> dict[str, Any]:
     await engine.close()
     await store.close()
     return found
+
+
+async def _added(engine: EmbeddedEngine, expected: dict[str, Any]) -> dict[str, Any]:
+    """What format 2 added: results by job, and the types that are paused."""
+    if "results" not in expected:
+        return {}
+    views = {id: await engine.job(id) for id in expected["results"]}
+    return {
+        "results": {
+            id: bytes(view["result"]).decode() if "result" in view else None for id, view in views.items()
+        },
+        "paused": engine.paused(),
+    }
 
 
 async def _job_of(engine: EmbeddedEngine, key: str) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from kqs.core.record import FORMAT
 
 from .golden import Golden, contents, golden_journals, recovered
 
@@ -12,7 +15,9 @@ GOLDEN = golden_journals()
 
 
 def test_the_journals_are_there() -> None:
-    assert len(GOLDEN) >= 12
+    formats = Counter(golden.name.partition("/")[0] for golden in GOLDEN)
+    assert formats == {"format-1": 12, "format-2": 5}
+    assert set(formats) == {f"format-{number}" for number in range(1, FORMAT + 1)}
     assert sum(len(golden.expected["jobs"]) for golden in GOLDEN) > 100
 
 

@@ -168,3 +168,11 @@ def test_a_job_of_node_runs_in_python(run: Script, start: Callable[..., ServerPr
         for id, size in ((seen["inserted"]["id"], 256), (seen["insertedEmpty"]["id"], 0)):
             server.stdout.wait_for(f"digest {id} bytes {size} ")
             until(lambda id=id: client.job(id)["state"] == "done")
+
+
+def test_watch_and_wait(run: Script, shared: ServerProcess) -> None:
+    seen = run("watch", shared.port)
+    assert seen["seen"] == ["state", "reserved", "progress", "done"]
+    assert seen["result"] == {"id": seen["id"], "state": "done", "outcome": "ok", "result": {"pages": 3}}
+    assert seen["refused"]["isError"] and seen["refused"]["code"] == "not_found"
+    assert seen["open"] == 0

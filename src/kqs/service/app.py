@@ -332,7 +332,9 @@ class Service:
         self.shutdown(0)
 
     def _eligible(self) -> dict[str, int]:
-        """Ready jobs a worker is here for."""
+        """Ready jobs a worker is here for; none while nothing is handed out."""
+        if self._dispatch.draining:
+            return {}
         local = self._workers.types()
         return {
             type_: count
@@ -359,7 +361,8 @@ class Service:
         facts = HealthFacts(
             accepting=self._engine.journal.accepting,
             failed=failed,
-            draining=not self._desk.accepting or self._dispatch.draining,
+            leaving=not self._desk.accepting,
+            draining=self._dispatch.draining,
             disk_free=free,
             disk_total=total,
             eligible=eligible,

@@ -13,7 +13,8 @@ class HealthFacts(Struct):
     Attributes:
         accepting: whether the journal takes new jobs.
         failed: why the journal can't be trusted any more, or None.
-        draining: whether the server is leaving.
+        leaving: whether the server is shutting down.
+        draining: whether it hands out no jobs.
         disk_free, disk_total: bytes of the data directory's file system.
         eligible: ready jobs for which a worker is here, by type.
         idle_for: seconds since a job last completed or there was last nothing eligible.
@@ -23,6 +24,7 @@ class HealthFacts(Struct):
 
     accepting: bool
     failed: str | None
+    leaving: bool
     draining: bool
     disk_free: int
     disk_total: int
@@ -58,7 +60,7 @@ def _check(name: str, status: str, text: str) -> dict[str, str]:
 def _journal(facts: HealthFacts) -> dict[str, str]:
     if facts.failed is not None:
         return _check("journal", "failing", facts.failed)
-    if facts.draining:
+    if facts.leaving:
         return _check("journal", "degraded", "the server is shutting down and takes no new jobs")
     if not facts.accepting:
         return _check("journal", "degraded", "new jobs are refused: no disk space for another segment")
@@ -86,6 +88,9 @@ def _progress(facts: HealthFacts, limit: float) -> dict[str, str]:
 
 
 def _workers(facts: HealthFacts) -> dict[str, str]:
+    if facts.draining and not facts.leaving:
+        text = "draining: jobs are accepted, and none is handed out until 'kqs drain --off'"
+        return _check("workers", "degraded", text)
     down = [w["name"] for w in facts.workers if w["state"] == "restarting"]
     if down:
         return _check("workers", "degraded", f"restarting after a crash: {', '.join(down)}")

@@ -42,6 +42,7 @@ class JobCalls:
         self._engine = engine
         self._clock = clock
         self._watches: dict[Connection, set[_Watch]] = {}
+        self._waits: set[asyncio.Event] = set()
         self.handlers: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes | None]]] = {
             "job": self._job,
             "jobs": self._jobs,
@@ -111,7 +112,7 @@ class JobCalls:
     # -- waiting and watching -------------------------------------------------------------------
 
     async def _wait(self, connection: Connection, request: Request, raw: bytes) -> bytes:
-        """Answer when the job is done or buried, or when time is up, with its state then."""
+        """Answer when the job is done or buried, when time is up or the server stops, with its state then."""
         self._need("watch", "wait")
         argument = decode_argument(raw, calls.WaitArgument, "wait")
         ended = asyncio.Event()
@@ -121,6 +122,7 @@ class JobCalls:
                 ended.set()
 
         stop = self._engine.watch(look, id=argument.id)
+        self._waits.add(ended)
         try:
             view = await self._engine.job(argument.id)
             if view["state"] not in ("done", "buried") and argument.timeout > 0:
@@ -131,6 +133,7 @@ class JobCalls:
                 view = await self._engine.job(argument.id)
         finally:
             stop()
+            self._waits.discard(ended)
         members = ("id", "state", "outcome", "result", "last_error")
         return _encode({name: view[name] for name in members if name in view})
 
@@ -149,6 +152,8 @@ class JobCalls:
             if id is not None:
                 view = await self._engine.job(id)  # it must be there; how it is, is told first
                 watch.first(JobEvent("state", self._clock.now(), view))
+            if connection.ending:
+                watch.end()
             while await watch.some():
                 while not connection.writable and not watch.overrun:  # noqa: ASYNC110 (no event tells)
                     await asyncio.sleep(_BLOCKED)
@@ -169,7 +174,9 @@ class JobCalls:
             watch.end()
 
     def close(self) -> None:
-        """All watches end."""
+        """The server stops: all watches end, all who wait are answered."""
+        for ended in self._waits:
+            ended.set()
         for watches in self._watches.values():
             for watch in watches:
                 watch.end()

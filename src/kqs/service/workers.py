@@ -46,6 +46,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 _LIVED = 10.0
 #: A worker that runs several attempts gets this long to end one that is over its ttr, seconds.
 YIELD = 1.0
+#: An attempt that is not wanted any more gets this long to end after it was told, seconds.
+CANCEL_GRACE = 5.0
 #: A worker that holds a lease for a ttr of this many seconds or more, and starts nothing, is replaced.
 STUCK = 1.0
 #: How often a worker is told to stop, until it does, seconds.
@@ -78,6 +80,7 @@ class _Worker:
         self._revoked = ""
         self._unstarted: dict[str, float] = {}
         self._overdue: dict[str, tuple[float, str]] = {}
+        self._unwanted: dict[str, float] = {}
 
     @property
     def ready(self) -> bool:
@@ -129,7 +132,7 @@ class _Worker:
         ours, its = socket.socketpair()
         self._marker.clear()
         self._killed_for, self._at_fault = "", ()
-        self._begun, self._unstarted, self._overdue = {}, {}, {}
+        self._begun, self._unstarted, self._overdue, self._unwanted = {}, {}, {}, {}
         mark = token_hex(16)
         fds = [its.fileno(), self._marker.fd]
         out = err = None
@@ -235,7 +238,11 @@ class _Worker:
             await asyncio.to_thread(_kill_tree, self.process.pid)
 
     def cancel(self, receipt: str) -> None:
-        """Ask for the end of an attempt: a task is cancelled, other handlers look at ``job.cancelled``."""
+        """Ask for the end of an attempt: a task is cancelled, other handlers look at ``job.cancelled``.
+
+        One that still runs after ``CANCEL_GRACE`` is ended. One that has not begun is told when it does.
+        """
+        self._unwanted[receipt] = monotonic()
         self._marker.cancel(receipt)
 
     async def overrun(self, lease: Expired) -> bool:
@@ -261,11 +268,22 @@ class _Worker:
             self._captured.bound()
         running, now = self.running, monotonic()
         self._begun = {receipt: self._begun.get(receipt, now) for receipt in running}
+        self._stop_unwanted(running, now)
         if self.spec.concurrency == 1:
             await self._revoke_behind(running, now)
         else:
             await self._revoke_unstarted(running, now)
-            await self._end_overdue(running, now)
+        await self._end_overdue(running, now)
+
+    def _stop_unwanted(self, running: list[str], now: float) -> None:
+        """Tell attempts that were cancelled before they began, and give all cancelled ones a last moment."""
+        reason = f"did not stop within {CANCEL_GRACE:g} s of being told to"
+        for receipt, told in list(self._unwanted.items()):
+            if receipt in running:
+                self._marker.cancel(receipt)
+                self._overdue.setdefault(receipt, (now + CANCEL_GRACE, reason))
+            elif now - told > CANCEL_GRACE:
+                del self._unwanted[receipt]  # it has ended, or was never begun
 
     async def _revoke_behind(self, running: list[str], now: float) -> None:
         """Take back the leases a worker holds behind an attempt that turned out long."""

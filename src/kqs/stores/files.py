@@ -169,6 +169,8 @@ class FileStore:
             fd = os.open(f"{self._directory}/{_HOLD}", os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return False
+        except OSError:  # no descriptor to look with: what is left now is collected later
+            return True
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,4 +1,4 @@
-"""Made the golden journals of format 1: ``python -m tests.data.journals.make``.
+"""Made the golden journals: ``python -m tests.data.journals.make`` writes the cases of the newest format.
 
 What is expected of a case is what the engine that wrote it said of its jobs, and what the promises say a
 restart makes of that; it does not come from reading the journal back. The journals are functions of the seeds
@@ -13,10 +13,11 @@ import hashlib
 import json
 import sys
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from msgspec import Raw
 from tests.journal.golden import JOURNALS, state_of
 
 from kqs.core.job import PRIO_NUMBER, PRIOS, BulkRef, JobOptions, NewJob
@@ -26,7 +27,7 @@ from kqs.core.retry import RetryPolicy
 from kqs.engines.embedded.show import iso
 from kqs.journal.recovery import TORN_SKIP
 from kqs.journal.space import BALLAST, is_spare
-from kqs.ports import Lease, Selection
+from kqs.ports import BulkStore, Lease, Selection
 from kqs.testing.embedded import SimulatedHarness, come_to_rest, open_embedded
 from kqs.testing.engines import Queue, new_job
 from kqs.testing.executor import InlineExecutor
@@ -36,13 +37,38 @@ SEGMENT_SIZE = 4096
 LOCAL = "a worker of this server"
 
 
+class _Store(BulkStore):
+    """A bulk store on the simulated disk; names follow from the content."""
+
+    def __init__(self, harness: _Harness) -> None:
+        self._harness = harness
+
+    def path(self, name: str) -> str:
+        return f"{self._harness.directory}/bulk/{name}"
+
+    async def put(self, data: bytes) -> BulkRef:
+        digest = hashlib.sha256(data).hexdigest()
+        self._harness.disk.put(self.path(digest[:32]), data)
+        return BulkRef(digest[:32], digest, len(data))
+
+    async def get(self, ref: BulkRef) -> bytes:
+        return self._harness.disk.content(self.path(ref.name))
+
+    async def delete(self, refs: Sequence[BulkRef]) -> None:
+        for ref in refs:
+            self._harness.disk.unlink(self.path(ref.name))
+
+    async def close(self) -> None:
+        pass
+
+
 class _Harness(SimulatedHarness):
     segment_size = SEGMENT_SIZE
 
     async def make_engine(self) -> Any:
         executor = InlineExecutor(asyncio.get_running_loop())
         place = (self.disk.attach(), executor, self.directory, self.clock, self._random)
-        self.engine = open_embedded(*place, segment_size=self.segment_size)
+        self.engine = open_embedded(*place, segment_size=self.segment_size, bulk=_Store(self))
         return self.engine
 
 
@@ -54,6 +80,9 @@ class Maker(Queue):
         settled: receipts with an outcome, and the code with which that is refused, or None.
         stored: payloads in the bulk store by name, as shown.
         torn: where a tail was torn that nobody has cut yet.
+        results: JSON texts by job; None where a result was kept and is forgotten.
+        paused: types.
+        kicked: jobs that have no expiry any more, as they were kicked and then carried.
     """
 
     harness: _Harness
@@ -64,12 +93,20 @@ class Maker(Queue):
         self.settled: list[tuple[str, str, str | None]] = []
         self.stored: dict[str, dict[str, str]] = {}
         self.torn: str | None = None
+        self.results: dict[str, str | None] = {}
+        self.paused: list[str] = []
+        self.kicked: list[str] = []
 
     async def end(self, lease: Lease, outcome: OutcomeName, **rest: Any) -> None:
         assert await self.settle(lease, outcome, **rest) is None
         self.settled.append((lease.receipt, outcome, None))
         other = "ok" if outcome == "fail" else "fail"
         self.settled.append((lease.receipt, other, "stale_receipt"))
+
+    async def end_with(self, lease: Lease, result: str) -> None:
+        """An attempt succeeds and returns a JSON text that is kept."""
+        assert await self.settle(lease, "ok", result=Raw(result.encode())) is None
+        self.results[lease.id] = result
 
     async def put_keyed(self, key: str, **settings: Any) -> str:
         job = new_job(**settings)
@@ -112,6 +149,8 @@ class Maker(Queue):
         now = self.harness.now()
         released = 0
         for view in state["jobs"]:
+            if view["id"] in self.kicked:
+                del view["options"]["expires"]
             if (ref := view["options"].get("bulk")) is not None:
                 view |= self.stored[ref["name"]]
             if view.get("leased_by") == LOCAL:  # its worker dies with the server
@@ -145,7 +184,9 @@ class Maker(Queue):
             "known_keys": self.known_keys,
             "settled": self.settled,
             "leases": {receipts[view["id"]]: view["leased_by"] for view in held},
-            "order": [view["id"] for view in ready],
+            "order": [view["id"] for view in ready if view["type"] not in self.paused],
+            "results": self.results,
+            "paused": self.paused,
         }
 
 
@@ -321,9 +362,105 @@ async def leftovers(m: Maker) -> None:
     disk.put(f"{m.harness.directory}/manifest.new", b'{"format":1,"jour')
 
 
-CASES: dict[str, Callable[[Maker], Awaitable[None]]] = {
-    case.__name__: case
-    for case in (
+# -- what format 2 added -----------------------------------------------------------------------------
+
+
+async def results(m: Maker) -> None:
+    """Results: small, of a job with a key, in the bulk store, and one whose time is over."""
+    await m.put(*(new_job(data=b"%d" % n, result_ttl=3600) for n in range(3)))
+    await m.end_with(await m.take_one(), '{ "a": [1e999, "\\u0000"] }')
+    await m.end_with(await m.take_one(), '"%s"' % ("r" * 70_000))
+    await m.end_with(await m.take_one(), "null")
+    job = new_job("keyed")
+    job.options = JobOptions(key="of a result", result_ttl=3_600_000_000)
+    [id] = await m.put(job)
+    m.known_keys["of a result"] = id
+    await m.end_with(await m.take_one(["keyed"]), "7")
+    await m.put_one("short", result_ttl=1)
+    short = await m.take_one(["short"])
+    await m.end_with(short, '"%s"' % ("s" * 70_000))
+    await m.put_one("kept none")
+    await m.end(await m.take_one(["kept none"]), "ok", result=Raw(b"1"))
+    await m.advance(2)
+    m.results[short.id] = None
+
+
+async def expiry(m: Maker) -> None:
+    """Jobs that expired waiting, delayed, released; kicked since; that run on, or have time yet."""
+    await m.put(new_job("waits", expires=10), new_job("waits", expires=10, delay=5))
+    await m.put(*(new_job("runs", b"%d" % n, expires=10, ttr=1000) for n in range(3)))
+    await m.put(new_job("later", expires=3600), new_job("later", expires=3600, delay=1800))
+    runs = await m.take(3, ["runs"])
+    await m.advance(11)
+    await m.end(runs[0], "release")
+    await m.end(runs[1], "again", reason="too late for another attempt")
+    kicked = await m.put_one("kicked", expires=1)
+    again = await m.put_one("kicked", expires=1)
+    await m.advance(2)
+    await m.engine.control("kick", Selection([kicked, again]))
+    await m.advance(100)
+    assert m.counts() == {"delayed": 1, "ready": 3, "reserved": 1, "buried": 4, "done": 0}
+
+
+async def cancels(m: Maker) -> None:
+    """Cancelled while it waited, while it ran and still does, and then every way its attempt may end."""
+    ids = await m.put(*(new_job(data=b"%d" % n, ttr=1000) for n in range(7)))
+    await m.engine.control("cancel", Selection([ids[0]]))
+    taken = await m.take(6, holder="remote")
+    await m.engine.control("cancel", Selection([lease.id for lease in taken[:5]]))
+    await m.end(taken[0], "ok")
+    assert await m.settle(taken[1], "again", reason="stopped") is None
+    await m.engine.rescue([taken[2].receipt], reason="ttr of 1000 s exceeded")
+    await m.restart()
+    assert await m.settle(taken[3], "fail", reason="stopped") is None
+    assert await m.engine.renew([taken[4].receipt]) == ["cancelled"]
+    assert m.counts()["reserved"] == 2
+
+
+async def pauses(m: Maker) -> None:
+    """Types that are paused, one that was and goes on, one without a job."""
+    await m.put(*(new_job(type) for type in ("a", "b", "\N{SNOWMAN}", "a")))
+    for type in ("a", "b", "\N{SNOWMAN}", "none of these"):
+        await m.engine.pause(type, True)
+    await m.engine.pause("b", False)
+    await m.engine.pause("a", True)
+    m.paused = sorted(["a", "\N{SNOWMAN}", "none of these"])
+    await m.end(await m.take_one(), "again", delay=0)
+
+
+async def carried_on(m: Maker) -> None:
+    """Results, a kicked expiry, a cancelled lease and pauses that compaction carried forward."""
+    await m.put(*(new_job("result", b"%d" % n, result_ttl=100_000) for n in range(2)))
+    await m.end_with(await m.take_one(["result"]), "[1, 2]")
+    await m.end_with(await m.take_one(["result"]), '"%s"' % ("r" * 70_000))
+    stays = await m.put_one("stays", expires=1, result_ttl=5)
+    await m.put_one("stays", expires=100_000, delay=50_000)
+    await m.advance(2)
+    await m.engine.control("kick", Selection([stays]))
+    m.kicked.append(stays)
+    cancelled, runs = await m.put(*(new_job("runs", ttr=100_000) for _ in range(2)))
+    await m.take(2, ["runs"], holder="remote")
+    await m.engine.control("cancel", Selection([cancelled]))
+    for type in ("paused", "goes on"):
+        await m.put_one(type)
+        await m.engine.pause(type, True)
+    await m.engine.pause("goes on", False)
+    m.paused = ["paused"]
+    for _ in range(3):
+        for _ in range(33):
+            await m.put_one("short", b'"%s"' % (b"s" * 300))
+            assert await m.settle(await m.take_one(["short"])) is None
+        await m.compact()
+        await m.harness.advance(1)
+    await m.put(*(new_job("after", b'"%s"' % (b"a" * 600)) for _ in range(14)))
+    await m.compact()
+    assert (await m.engine.job(cancelled))["cancelled"] and "cancelled" not in await m.engine.job(runs)
+    assert m.engine.journal.oldest_segment > 5
+
+
+#: By format: what a new one can hold, and the ones before it could not.
+CASES: dict[int, tuple[Callable[[Maker], Awaitable[None]], ...]] = {
+    1: (
         empty,
         singles,
         batches,
@@ -336,7 +473,8 @@ CASES: dict[str, Callable[[Maker], Awaitable[None]]] = {
         torn,
         unfinished,
         leftovers,
-    )
+    ),
+    2: (results, expiry, cancels, pauses, carried_on),
 }
 
 
@@ -359,11 +497,11 @@ async def make(folder: Path, case: Callable[[Maker], Awaitable[None]], seed: int
 
 def main() -> None:
     home = JOURNALS / f"format-{FORMAT}"
-    for seed, (name, case) in enumerate(CASES.items(), 1):
-        if (home / name).exists():
-            print(f"{home / name} is there already, and golden: left alone", file=sys.stderr)
+    for seed, case in enumerate(CASES[FORMAT], 1):
+        if (home / case.__name__).exists():
+            print(f"{home / case.__name__} is there already, and golden: left alone", file=sys.stderr)
         else:
-            asyncio.run(make(home / name, case, seed))
+            asyncio.run(make(home / case.__name__, case, seed))
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ class Inspector:
         return view
 
     async def _result(self, number: int) -> Result | None:
-        """A job's kept result."""
+        """A job's kept result, while its time is not over."""
         kept = self._ledger.index.results.get(number)
-        if kept is None:
+        if kept is None or kept.until <= self._ledger.now():
             return None
         result = kept.pending or decode_result(record.decode_data(self._ledger.read(kept.place, kept.size)))
         if result.bulk is not None and self._bulk is not None:

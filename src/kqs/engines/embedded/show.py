@@ -51,6 +51,8 @@ def shown(job: LiveJob, id: str, data: bytes | None = None) -> dict[str, Any]:
     if job.state is State.RESERVED:
         view["leased_by"] = job.holder
         view["lease_expires_at"] = iso(job.expires)
+        if job.cancelled:
+            view["cancelled"] = True
     if job.leased:
         view["started_at"] = iso(job.leased)
     if job.finished:
