@@ -1,4 +1,4 @@
-"""docs/reference/config.md, from the types of src/kqs/service/config.py."""
+"""docs/reference/config.md, from the types of src/kqs/settings/config.py."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from msgspec import inspect
 
 from kqs.core.calls import ROLES
 from kqs.core.job import PRIOS, JobSettings
-from kqs.service.config import ClassConfig, Config, DefaultsConfig
+from kqs.settings.config import ClassConfig, Config, DefaultsConfig
 
 from .docstrings import attributes, markdown, sentence, summary
 
 HEAD = """\
-<!-- Made by docs/generate.py from src/kqs/service/config.py. Do not edit. -->
+<!-- Made by docs/generate.py from src/kqs/settings/config.py. Do not edit. -->
 # Configuration
 
 `kqs serve --config kqs.toml` reads a [TOML](https://toml.io) file. Without a file every setting has its
@@ -26,9 +26,9 @@ default: the server keeps its data in `./kqs-data`, listens on this machine only
 - A setting of a job is the one in its insert, else its handler's (or its `@app.job`'s), else its class's,
   else the one in `[defaults]`. Jobs keep the settings they were inserted with.
 - The file is read again on SIGHUP and, with `--watch`, when it changes. `[defaults]`, `[classes]`,
-  `[handlers]`, `[pools]` and `[http]` are taken over; the rest needs a restart, and the log names what
-  changed there. The files that `[tls]` names are read again too.
-  See [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
+  `[handlers]`, `[pools]` and `[http]` are taken over, and on SIGHUP the files that `[tls]` names are read
+  again; the rest needs a restart, and the log names what changed there. See
+  [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
 - Times are seconds, sizes are bytes.
 
 """

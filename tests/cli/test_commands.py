@@ -229,22 +229,6 @@ def test_config_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ok(kqs("config", "check", "--app", "shop:app", cwd=tmp_path)).out.startswith("kqs.toml: ok")
 
 
-def test_config_check_shows_what_the_settings_come_to(tmp_path: Path) -> None:
-    (tmp_path / "kqs.toml").write_text(
-        "[classes.c]\ntypes = ['add', 'hook*']\npool = 'p'\nttr = 9\n"
-        "[pools.p]\nprocesses = 2\n"
-        "[handlers.b]\ncommand = ['cat']\nttr = 7\n"
-    )
-    args = ("config", "check", "--json", "--app", "shop:app", "--pool", "p")
-    shown = ok(kqs(*args, cwd=tmp_path)).json
-    add, b = shown["types"]["add"], shown["types"]["b"]
-    assert (add["class"], add["pool"], add["runs"]) == ("c", "p", True)
-    assert (add["settings"]["ttr"], add["settings"]["prio"]) == (60, "high")  # the app says so
-    assert (b["class"], b["pool"], b["runs"], b["settings"]["ttr"]) == (None, "default", False, 7)
-    assert shown["pools"] == {"p": {"processes": 2, "concurrency": 1, "types": ["add"]}}
-    assert shown["classes"]["c"]["settings"]["ttr"] == 9
-
-
 def test_journal_cat(start: Start) -> None:
     server = start()
     client = server.client()

@@ -20,7 +20,7 @@ import pytest
 from pages import Block, Known, blocks
 
 from kqs.core.wire import decode_replies
-from kqs.service.config import Config, parse
+from kqs.settings.config import Config, parse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGES = sorted(

@@ -23,15 +23,15 @@ ARGUMENTS = {
     "renew": calls.RenewArgument,
     "job": calls.JobArgument,
     "jobs": calls.JobsArgument,
+    "wait": calls.WaitArgument,
+    "watch": calls.WatchArgument,
+    "purge": calls.PurgeArgument,
+    "drain": calls.DrainArgument,
     "stats": calls.StatsArgument,
     "quit": calls.QuitArgument,
     "insert": JobFields,
-    "wait": calls.WaitArgument,
-    "watch": calls.WatchArgument,
     **dict.fromkeys(("kick", "bury", "delete", "cancel"), calls.ControlArgument),
-    "purge": calls.PurgeArgument,
     **dict.fromkeys(("pause", "resume"), calls.PauseArgument),
-    "drain": calls.DrainArgument,
 }
 
 

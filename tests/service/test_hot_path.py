@@ -18,11 +18,11 @@ from kqs.errors import DiskFull
 from kqs.ports import Inserted
 from kqs.service.calllog import CallLog
 from kqs.service.calls import Desk
-from kqs.service.config import CallLogConfig, LimitsConfig
 from kqs.service.intake import Intake
 from kqs.service.metrics import Metrics
 from kqs.service.server import Server
 from kqs.service.tokens import Tokens
+from kqs.settings.config import CallLogConfig, LimitsConfig
 from kqs.stores.files import FileStore
 
 THRESHOLD = 1000

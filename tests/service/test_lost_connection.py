@@ -11,10 +11,10 @@ from typing import Any
 
 from kqs.core.job import DefaultsTable
 from kqs.service.calls import Desk
-from kqs.service.config import LimitsConfig
 from kqs.service.dispatch import Dispatch
 from kqs.service.metrics import Metrics
 from kqs.service.server import Connection, Server
+from kqs.settings.config import LimitsConfig
 
 
 async def test_calls_that_were_never_begun_are_dropped_without_a_word() -> None:

@@ -29,6 +29,8 @@ ARGUMENTS: dict[str, Any] = {
     "settle": {},  # no array: that could not carry a token the seed's way
     "reserve": {"max": 0},
     "quit": {"grace": -1},
+    "watch": {"id": ""},
+    "drain": {"on": None},
 }
 
 

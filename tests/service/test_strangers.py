@@ -15,11 +15,11 @@ import pytest
 from kqs.core.job import DefaultsTable
 from kqs.service.calllog import CallLog
 from kqs.service.calls import Desk
-from kqs.service.config import CallLogConfig, LimitsConfig, TokenConfig
 from kqs.service.metrics import Metrics
 from kqs.service.server import STRANGER_LINE, Server
 from kqs.service.throttle import FREE
 from kqs.service.tokens import Tokens, digest
+from kqs.settings.config import CallLogConfig, LimitsConfig, TokenConfig
 from tests.support import request
 
 TOKEN = "right"

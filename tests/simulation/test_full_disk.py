@@ -11,8 +11,8 @@ import pytest
 
 from kqs.core.job import DefaultsTable
 from kqs.service.app import Service
-from kqs.service.config import Config, JournalConfig, ServerConfig
-from kqs.service.handlers import Handlers
+from kqs.settings.config import Config, JournalConfig, ServerConfig
+from kqs.settings.handlers import Handlers
 from kqs.testing.clock import EPOCH
 from kqs.testing.disk import SimDisk
 from kqs.testing.simulation.loop import Timeline, VirtualLoop

@@ -21,9 +21,9 @@ def check(path: str, app: str | None, pools: tuple[str, ...], as_json: bool) -> 
     """Check a config file, its handlers and certificates, as 'kqs serve' would; exits 2 and says why."""
     import msgspec
 
-    from ..service import config as settings
-    from ..service.handlers import prepare, resolved
     from ..service.tls import server_context
+    from ..settings import config as settings
+    from ..settings.handlers import prepare, resolved
 
     loaded = settings.load(path)
     handlers = prepare(loaded, app, pools)

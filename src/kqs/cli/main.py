@@ -17,6 +17,7 @@ from .text import harmless
 _COMMANDS = {
     "demo": ("demo", "demo", "Compress real files through jobs; the server is killed half-way."),
     "serve": ("serve", "serve", "Run the server."),
+    "worker": ("worker", "worker", "Run handlers on any machine, for servers elsewhere."),
     "insert": ("ask", "insert", "Insert a job."),
     "rpc": ("ask", "rpc", "Print a call's request line, for nc."),
     "call": ("ask", "call", "Make any call, print the reply."),

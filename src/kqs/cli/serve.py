@@ -9,9 +9,9 @@ import sys
 
 import click
 import msgspec
-import structlog
 
 from ..runners.log import AS_JSON
+from .log import configure_log
 
 
 @click.command()
@@ -51,10 +51,10 @@ def serve(
     import uvloop
 
     from ..errors import ConfigError
-    from ..service import config as settings
     from ..service.app import Service
-    from ..service.handlers import Handlers, prepare
     from ..service.reload import Sources
+    from ..settings import config as settings
+    from ..settings.handlers import Handlers, prepare
 
     configure_log(log_json)
     if sys.platform == "win32":
@@ -90,19 +90,3 @@ def serve(
         return await service.run()
 
     sys.exit(uvloop.run(main()))
-
-
-def configure_log(as_json: bool) -> None:
-    """Log to stderr: stdout belongs to the ``ping`` handler's line."""
-    if as_json:
-        os.environ[AS_JSON] = "1"  # workers log the same way
-    renderer = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer(colors=False)
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),  # one write a line: workers write there, too
-    )

@@ -80,6 +80,37 @@ class AsyncClient:
         replies = [reply async for reply in self._replies(name, encode_argument(argument), blob, timeout)]
         return replies[-1].value()
 
+    async def call_json(self, name: str, argument: bytes, *, timeout: float | None = None) -> bytes:
+        """:meth:`call` for who passes JSON on: the argument is sent, and the value returned, as it is.
+
+        Args:
+            name: the call.
+            argument: JSON text.
+            timeout: seconds, instead of the client's.
+
+        Raises:
+            CallError, ConnectionFailed, CallTimeout: as :meth:`call`.
+        """
+        replies = [reply async for reply in self._replies(name, argument, None, timeout)]
+        replies[-1].check()
+        return bytes(replies[-1].m)
+
+    async def connect(self, *, timeout: float | None = None) -> None:
+        """Have a connection; every call does so by itself.
+
+        Raises:
+            CallError: the token was refused.
+            ConnectionFailed: no server was reached.
+        """
+        seconds = self._timeout if timeout is None else timeout
+        await self._reach(asyncio.get_running_loop().time() + seconds, seconds)
+
+    def finish(self) -> None:
+        """Say that no more calls come on this connection: what waits at the server, a ``reserve`` say, is
+        answered now. The next call opens another. Nothing happens with TLS, which cannot say so."""
+        if self._link is not None and self._link.finish():
+            self._link = None
+
     async def stream(
         self, name: str, argument: Any = NO_ARGUMENT, *, timeout: float | None = None
     ) -> AsyncIterator[Any]:
@@ -101,16 +132,7 @@ class AsyncClient:
         seconds = self._timeout if timeout is None else timeout
         now = asyncio.get_running_loop().time
         deadline = now() + seconds
-        failures: dict[str, str] = {}
-        try:
-            async with asyncio.timeout_at(deadline):
-                link = await self._connected(deadline, failures)
-        except TimeoutError:
-            tried = ", ".join(f"{where} ({why})" for where, why in failures.items())
-            raise ConnectionFailed(
-                f"no KQS server reached within {seconds:g} s: {tried or 'still connecting'}; "
-                "is 'kqs serve' running?"
-            ) from None
+        link = await self._reach(deadline, seconds)
         queue, id = link.send(name, argument, blob)
         try:
             while True:
@@ -175,6 +197,19 @@ class AsyncClient:
         await self.call("quit", {"grace": grace})
 
     # -- the connection -------------------------------------------------------------------------
+
+    async def _reach(self, deadline: float, seconds: float) -> _Link:
+        """:meth:`_connected`, or an error that says what was tried."""
+        failures: dict[str, str] = {}
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await self._connected(deadline, failures)
+        except TimeoutError:
+            tried = ", ".join(f"{where} ({why})" for where, why in failures.items())
+            raise ConnectionFailed(
+                f"no KQS server reached within {seconds:g} s: {tried or 'still connecting'}; "
+                "is 'kqs serve' running?"
+            ) from None
 
     async def _connected(self, deadline: float, failures: dict[str, str]) -> _Link:
         """The open connection, or a new one; servers are tried in turn until the caller's timeout.
@@ -261,7 +296,7 @@ class _Link(asyncio.Protocol):
         return queue, id
 
     def _flush(self) -> None:
-        if self._transport is not None and not self.lost:
+        if self._out and self._transport is not None and not self.lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
 
@@ -293,6 +328,14 @@ class _Link(asyncio.Protocol):
         for queue in self._queues.values():
             queue.put_nowait(error)
         self._queues.clear()
+
+    def finish(self) -> bool:
+        """Close this half of the connection, if that can be done; replies still come."""
+        if self.lost or self._transport is None or not self._transport.can_write_eof():
+            return False
+        self._flush()
+        self._transport.write_eof()
+        return True
 
     def close(self) -> None:
         self.lost = True

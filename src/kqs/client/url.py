@@ -59,8 +59,17 @@ def parse(url: str | None = None) -> list[Address]:
     Raises:
         ConfigError: it can't be read; says which part and why.
     """
+    return [_parse_one(part) for part in split(url)]
+
+
+def split(url: str | None = None) -> list[str]:
+    """The URLs of a list, one for each server.
+
+    Args:
+        url: as for :func:`parse`.
+    """
     text = url or os.environ.get("KQS_URL") or DEFAULT_URL
-    return [_parse_one(part.strip()) for part in text.split(",") if part.strip()] or [_parse_one(DEFAULT_URL)]
+    return [part.strip() for part in text.split(",") if part.strip()] or [DEFAULT_URL]
 
 
 def _parse_one(url: str) -> Address:

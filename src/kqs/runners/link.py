@@ -49,7 +49,9 @@ class Leased(Struct, gc=False):
         return bytes(self.data) if self.data is not UNSET else self.data64 or b""
 
 
-class _Reserved(Struct):
+class Reserved(Struct):
+    """The answer to a ``reserve``."""
+
     jobs: list[Leased]
 
 
@@ -58,19 +60,24 @@ class _Renewed(Struct):
     cancelled: list[str] = []
 
 
-_reserved = msgspec.json.Decoder(_Reserved)
+_reserved = msgspec.json.Decoder(Reserved)
 _renewed = msgspec.json.Decoder(_Renewed)
 
 
-def reserve_argument(limit: int, wait: float, types: Collection[str] | None) -> bytes:
+def reserve_argument(
+    limit: int, wait: float, types: Collection[str] | None, worker: str | None = None
+) -> bytes:
     """The argument of a ``reserve``.
 
     Args:
         limit: most jobs.
         wait: seconds the server may wait for the first.
         types: job types, or None for all that the connection is for.
+        worker: the name to show, or None where the connection has one.
     """
     argument: dict[str, Any] = {"max": limit, "wait": wait}
+    if worker is not None:
+        argument["worker"] = worker
     return msgspec.json.encode(argument if types is None else {**argument, "types": sorted(types)})
 
 

@@ -41,6 +41,8 @@ def load(spec: WorkerSpec) -> Loaded:
             errors.append(error)
     try:
         for type_, function in app_jobs(spec).items():
+            if spec.types and type_ not in spec.types:
+                continue  # another pool's
             if type_ in spec.handlers:
                 raise ConfigError(
                     f"job type {type_!r} has a handler in the config and one in --app {spec.app}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
-import socket
 import ssl
 from typing import Any
 
@@ -17,21 +16,21 @@ from ..engines.embedded import EmbeddedEngine
 from ..errors import ConfigError, DataDirError, JournalFailed
 from ..journal.log import Journal
 from ..journal.scan import Apply
-from ..runners.spec import WorkerSpec
+from ..runners.crew import Crew
+from ..settings.config import Config, LimitsConfig, split_address
+from ..settings.handlers import Handlers
 from .calllog import CallLog
 from .calls import Desk
-from .config import Config, LimitsConfig, split_address
 from .dispatch import Dispatch
-from .handlers import Handlers
 from .health import HealthFacts, assess
 from .host import Host, RealHost
 from .intake import Intake
 from .metrics import Metrics
 from .reload import Reloads, Sources
-from .server import Connection, Server
+from .server import Server
 from .tls import server_context
 from .tokens import Tokens
-from .workers import LocalWorkers
+from .workers import EngineBook
 
 #: How often due times and leases are looked at, seconds: a delay is late by this at most.
 TICK = 0.02
@@ -203,9 +202,9 @@ class Service:
             monotonic=self._monotonic,
         )
         self._server.desk = self._desk
-        self._workers = LocalWorkers(
-            self._handlers.specs, self._engine, self._dispatch, self._attach, self._log
-        )
+        book = EngineBook(self._engine, self._dispatch, self._server)
+        self._workers = Crew(self._handlers.specs, book, self._log)
+        self._engine.on_revoked(self._workers.cancel)
         await self._engine.journal.make_room()  # what ends jobs has its space before the first call (G9)
         tls = self._certificates if self._tls else None
         await host.listen(self._server, config.server.listen, data, tls)
@@ -289,12 +288,6 @@ class Service:
         except DataDirError as error:
             self._log.warning("tokens not read", reason=str(error))
             self._server.tokens_changed()
-
-    async def _attach(self, sock: socket.socket, spec: WorkerSpec) -> Connection:
-        """Make a worker's socket a connection of its own role."""
-        connection = Connection(self._server, holder=spec.name, types=spec.types, role="work")
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
-        return connection
 
     # -- running --------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from .config import CallLogConfig
+from ..settings.config import CallLogConfig
 
 
 class CallLog:

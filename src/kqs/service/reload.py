@@ -10,8 +10,8 @@ import msgspec
 
 from ..errors import ConfigError
 from ..runners.code import stamp
-from .config import Config
-from .handlers import Handlers
+from ..settings.config import Config
+from ..settings.handlers import Handlers
 
 #: Tables of the config that can change while the server runs.
 TABLES = ("defaults", "classes", "handlers", "pools", "http")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from ..core.calls import Role
 from ..core.wire import LineReader, encode_error, looks_foreign
 from ..errors import TooLarge
-from .config import LimitsConfig
+from ..settings.config import LimitsConfig
 from .tls import TlsListener, bind
 from .tokens import Tokens
 

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 
 from ..errors import ConfigError
-from .config import TlsConfig
+from ..settings.config import TlsConfig
 
 #: Seconds a peer has to finish its handshake.
 HANDSHAKE = 10.0

@@ -24,7 +24,7 @@ from ..core.calls import Role
 from ..errors import Conflict, DataDirError, NotFound
 from ..journal.disk import RealDisk, make_directory
 from ..journal.manifest import write_all
-from .config import TokenConfig
+from ..settings.config import TokenConfig
 
 FILE = "tokens.json"
 FORMAT = 1

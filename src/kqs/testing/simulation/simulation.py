@@ -12,9 +12,9 @@ from typing import Any
 from ...core.job import DefaultsTable
 from ...errors import DamagedJournal, DataDirError, NewerFormat
 from ...service.app import Service
-from ...service.config import BulkConfig, CallLogConfig, Config, JournalConfig, ServerConfig
-from ...service.handlers import Handlers
 from ...service.server import Connection
+from ...settings.config import BulkConfig, CallLogConfig, Config, JournalConfig, ServerConfig
+from ...settings.handlers import Handlers
 from ..clock import EPOCH
 from ..disk import SimDisk
 from ..faults import Fault, Operation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -51,13 +51,22 @@ class Handlers(Struct, frozen=True):
     app: dict[str, JobSettings]
 
 
-def prepare(config: Config, app: str | None = None, pools: Sequence[str] = ()) -> Handlers:
+def prepare(
+    config: Config,
+    app: str | None = None,
+    pools: Sequence[str] = (),
+    *,
+    only: Collection[str] = (),
+    builtin: bool = True,
+) -> Handlers:
     """Check that every handler can be run, in processes of their own, and plan the workers.
 
     Args:
         config: checked settings.
         app: ``pkg.mod:app`` whose jobs are handlers too, or None.
         pools: the pools that run here; all when empty. Handlers of others are not looked at.
+        only: the job types that run here; all when empty.
+        builtin: whether the handlers that every server has are planned, too.
 
     Raises:
         ConfigError: a handler can't be imported or found, or a pool can't run what or where it should; names
@@ -72,26 +81,34 @@ def prepare(config: Config, app: str | None = None, pools: Sequence[str] = ()) -
     plan: dict[str, WorkerSpec] = {}
     for type_, handler in config.handlers.items():
         pool = types.pool(type_)
-        if not pools or pool in pools:
+        if (not pools or pool in pools) and (not only or type_ in only):
             spec = plan.get(pool) or _spec(config, pool)
             handlers = {**spec.handlers, type_: _handler(type_, handler, config)}
             plan[pool] = msgspec.structs.replace(spec, handlers=handlers)
     checked: dict[str, Checked] = {}
     jobs: dict[str, JobSettings] = {}
+    own: dict[str, JobSettings] = {}
     if app is not None:
         first = next(iter(pools), DEFAULT_POOL)
         spec = msgspec.structs.replace(plan.get(first) or _spec(config, first), app=app)
         checked[first] = _check(spec)
         jobs = checked[first].app
-        plan |= _with_app(plan, config, types, app, jobs, pools)
+        own = {type_: settings for type_, settings in jobs.items() if not only or type_ in only}
+        plan |= _with_app(plan, config, types, app, own, pools)
     todo = [spec for spec in plan.values() if spec.pool not in checked]
     with ThreadPoolExecutor(os.cpu_count()) as executor:
         checked |= zip((spec.pool for spec in todo), executor.map(_check, todo), strict=True)
     specs: list[WorkerSpec] = []
     for pool, spec in plan.items():
-        specs += _workers(config, types, spec, checked[pool], [t for t in jobs if types.pool(t) == pool])
+        specs += _workers(config, types, spec, checked[pool], [t for t in own if types.pool(t) == pool])
     served = frozenset[str]().union(*(spec.types for spec in specs))
-    if "ping" not in config.handlers and "ping" not in served and (not pools or DEFAULT_POOL in pools):
+    for type_ in only:
+        if type_ not in served:
+            known = {*config.handlers, *jobs}
+            hint = suggestion(type_, known) or f"known are {', '.join(sorted(known))}"
+            raise ConfigError(f"--types: nothing here runs {type_!r}; {hint}")
+    builtin = builtin and "ping" not in config.handlers and "ping" not in served
+    if builtin and (not pools or DEFAULT_POOL in pools):
         name = f"{config.server.name}/{BUILTIN_POOL}/1"
         ping = {"ping": HandlerSpec(python=BUILTIN)}
         specs.append(WorkerSpec(name, BUILTIN_POOL, ping, types=frozenset(ping), capture=False))

@@ -10,8 +10,8 @@ import pytest
 
 from kqs.core.job import NO_OPTIONS, SECOND, DefaultsTable, JobDefaults, JobSettings
 from kqs.core.retry import RetryPolicy
-from kqs.service.config import parse
-from kqs.service.jobtypes import JobTypes
+from kqs.settings.config import parse
+from kqs.settings.jobtypes import JobTypes
 
 CONFIG = """
 [defaults]
@@ -115,8 +115,8 @@ def test_pools_are_checked_at_once(tmp_path: Path) -> None:
     )
     (tmp_path / "kqs.toml").write_text(pools)
     code = (
-        "import sys, kqs.service.handlers as handlers\n"
-        "from kqs.service.config import load\n"
+        "import sys, kqs.settings.handlers as handlers\n"
+        "from kqs.settings.config import load\n"
         "sys.setswitchinterval(1e-6)\n"
         "handlers.subprocess.run = lambda *a, run=handlers.subprocess.run, **b: run(['cat', 'said'], "
         "capture_output=True)\n"

@@ -1,0 +1,1 @@
+"""Workers away from their server: ``kqs worker``."""
