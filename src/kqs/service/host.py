@@ -23,9 +23,9 @@ from ..errors import ConfigError, DataDirError
 from ..journal.disk import RealDisk, ThreadExecutor
 from ..journal.recovery import lock_directory
 from ..ports import BulkStore, Clock, Disk, Executor
+from ..settings.config import split_address
 from ..stores.files import FileStore
 from .clock import SystemClock
-from .config import split_address
 
 if TYPE_CHECKING:
     import ssl
