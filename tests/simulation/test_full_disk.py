@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kqs.core.job import JobDefaults
+from kqs.core.job import DefaultsTable
 from kqs.service.app import Service
 from kqs.settings.config import Config, JournalConfig, ServerConfig
 from kqs.settings.handlers import Handlers
@@ -41,7 +41,7 @@ def _play(seed: int, scene: Callable[[Peer, SimDisk], Coroutine[Any, Any, None]]
 
     wall = EPOCH * 1000
     host = SimHost(loop, disk, lambda: wall, Payloads(), Random(seed), 0.0, started)
-    served = loop.create_task(Service(CONFIG, Handlers([], {}, JobDefaults()), host=host).run())
+    served = loop.create_task(Service(CONFIG, Handlers([], DefaultsTable(), [], {}), host=host).run())
     try:
         timeline.run(lambda: timeline.seconds() > 60 or (served.done() and playing[0].done()))
         playing[0].result()
