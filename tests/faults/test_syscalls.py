@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 
-from tests.support import ServerProcess, until
+from tests.support import PATIENCE, ServerProcess, until
 
 from .ledger import Ledger, drain, under_load
 from .machine import Strace
@@ -109,7 +109,7 @@ def test_a_call_that_fails_loses_nothing(
         if server.serves():
 
             def until_it_fails() -> None:
-                until(lambda: any("/data/" in line for line in strace.injected()), "the fault")
+                until(lambda: any("/data/" in line for line in strace.injected()), "the fault", 4 * PATIENCE)
                 if any(map(stops, strace.injected())):
                     server.wait()
                 else:
