@@ -118,14 +118,14 @@ MUTATIONS = [
     ),
     Mutation(
         "the process tree of an overdue attempt lives on",
-        "service",
+        "runners",
         "        tree = [*parent.children(recursive=True), parent]\n",
         "        tree = [parent]\n",
         (f"{_CHAOS}::test_ttr_ends_the_whole_process_tree",),
     ),
     Mutation(
         "daemons of a worker that was killed live on",
-        "service",
+        "runners",
         "            await asyncio.to_thread(kill_marked, mark)",
         "            pass",
         (f"{_CHAOS}::test_daemons_end_with_their_attempt",),
@@ -153,8 +153,8 @@ MUTATIONS = [
     ),
     Mutation(
         "an overdue attempt runs on",
-        "service",
-        """            await self.kill(reason, [lease.receipt])\n""",
+        "runners",
+        """            await self.kill(reason, [receipt])\n""",
         """            pass\n""",
         (f"{_CHAOS}::test_an_attempt_over_its_ttr_is_ended_and_the_job_runs_again",),
     ),
