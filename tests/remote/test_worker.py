@@ -38,7 +38,6 @@ def test_burst_runs_all_that_is_ready(start: Start, worker: Work, notes: Notes) 
     assert client.call("wait", {"id": binary})["result"] == "00ff"
     assert client.job(failed)["last_error"]["message"] == "it never can"
     assert client.job(later)["state"] == "delayed"
-    assert len({line[3] for line in notes.lines}) == 2, "both processes worked"
 
 
 def test_a_job_that_a_job_made_is_run_in_the_same_burst(start: Start, worker: Work, notes: Notes) -> None:
