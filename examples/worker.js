@@ -18,11 +18,16 @@ const handlers = {
 }
 
 let connection = null // a promise of the client
+const lost = new Set() // what rejects the calls on it that are not answered
 
 function connected () {
   connection ??= new Promise((resolve, reject) => {
     const client = qrpc.connect(Number(port), host, () => resolve(client))
-    client.target.on('error', reject).on('close', () => { connection = null; reject(new Error('closed')) })
+    client.target.on('error', reject).on('close', () => {
+      connection = null
+      for (const fail of [reject, ...lost]) fail(new Error('closed'))
+      lost.clear()
+    })
   })
   return connection
 }
@@ -34,8 +39,10 @@ async function call (name, argument) {
   while (!stopping || name !== 'reserve') {
     try {
       const client = await connected()
-      return await new Promise((resolve, reject) =>
-        client.call(name, argument, (error, value) => error ? reject(error) : resolve(value)))
+      return await new Promise((resolve, reject) => {
+        lost.add(reject)
+        client.call(name, argument, (error, value) => { lost.delete(reject); error ? reject(error) : resolve(value) })
+      })
     } catch (error) {
       if (/^[a-z]/.test(error.code ?? '')) throw error // KQS refused it; Node's own codes are in capitals
       await sleep(0.1 + Math.random())
