@@ -57,6 +57,16 @@ def settle_all(client: Client) -> list[str]:
     return done
 
 
+def all_are_there(tmp_path: Path, data: Path, ids: list[str]) -> None:
+    """A server that starts on this data again has these jobs first, and can end them."""
+    server = ServerProcess(tmp_path, CONFIG, data=data).start()
+    try:
+        assert settle_all(server.client())[: len(ids)] == ids
+        server.stop()
+    finally:
+        server.discard()
+
+
 # -- full ---------------------------------------------------------------------------------------
 
 
@@ -145,12 +155,7 @@ def test_a_disk_that_becomes_read_only_stops_the_server(tmp_path: Path, file_sys
         server.discard()
     disk.unmount()
     disk.mount()
-    server = ServerProcess(tmp_path, CONFIG, data=data).start()
-    try:
-        assert settle_all(server.client())[: len(ids + more)] == ids + more
-        server.stop()
-    finally:
-        server.discard()
+    all_are_there(tmp_path, data, ids + more)
 
 
 # -- gone ---------------------------------------------------------------------------------------
@@ -197,12 +202,7 @@ def test_jobs_of_a_disk_that_is_unmounted_under_the_server_are_on_it(
         server.discard()
     assert not list(disk.folder.iterdir())  # nothing was begun anew beside it
     disk.mount()
-    server = ServerProcess(tmp_path, CONFIG, data=data).start()
-    try:
-        assert settle_all(server.client())[: len(ids + more)] == ids + more
-        server.stop()
-    finally:
-        server.discard()
+    all_are_there(tmp_path, data, ids + more)
 
 
 # -- shared -------------------------------------------------------------------------------------
