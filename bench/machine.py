@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 
-from kqs.service.app import file_system
+from kqs.service.host import file_system
 
 
 def describe(directory: str) -> str:
