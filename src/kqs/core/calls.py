@@ -23,6 +23,7 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "job": frozenset({"insert", "read"}),
     "wait": frozenset({"insert"}),
     "watch": frozenset({"read"}),
+    "why": frozenset({"read"}),
     "kick": frozenset(),
     "bury": frozenset(),
     "delete": frozenset(),
@@ -31,6 +32,8 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "pause": frozenset(),
     "resume": frozenset(),
     "drain": frozenset(),
+    "cron": frozenset({"read"}),
+    "cron_run": frozenset(),
     "reserve": frozenset({"work"}),
     "settle": frozenset({"work"}),
     "renew": frozenset({"work"}),
@@ -132,11 +135,18 @@ class JobArgument(Struct, forbid_unknown_fields=True):
     data: bool = False
 
 
+class WhyArgument(Struct, forbid_unknown_fields=True):
+    """``why``: one job."""
+
+    id: str
+
+
 class JobsArgument(Struct, forbid_unknown_fields=True):
     """``jobs``: a page of jobs in insertion order; ``after`` is the ``next`` of the page before."""
 
     state: StateName | UnsetType = UNSET
     type: TypeName | UnsetType = UNSET
+    fair: Annotated[str, Meta(min_length=1, max_length=255)] | UnsetType = UNSET
     limit: Annotated[int, Meta(ge=1, le=1000)] = 50
     after: str | UnsetType = UNSET
 
@@ -176,6 +186,16 @@ class DrainArgument(Struct, forbid_unknown_fields=True):
     """``drain``: this server hands out no jobs, or does again."""
 
     on: bool = True
+
+
+class CronArgument(Struct, forbid_unknown_fields=True):
+    """``cron`` takes nothing."""
+
+
+class CronRunArgument(Struct, forbid_unknown_fields=True):
+    """``cron_run``: a cron's job, now."""
+
+    name: str
 
 
 class WaitArgument(Struct, forbid_unknown_fields=True):

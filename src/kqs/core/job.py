@@ -7,18 +7,18 @@ into replies (qrpc's own server would decode and encode it again).
 from __future__ import annotations
 
 import binascii
-import difflib
 import fnmatch
 import re
 from base64 import b64decode
 from collections.abc import Iterable
 from math import ceil
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from ..errors import BadRequest, CallError, TooLarge, UnknownField
+from ..errors import BadRequest, TooLarge
+from .arguments import explain
 from .retry import RetryPolicy, Seconds
 from .wire import copy_raw
 
@@ -37,6 +37,21 @@ NULL: Final = Raw(b"null")
 Ttr = Annotated[float, Meta(gt=0, le=MAX_TTR)]
 Key = Annotated[str, Meta(min_length=1, max_length=255)]
 MaxAttempts = Annotated[int, Meta(ge=0, le=1_000_000)]
+UniqueScope = Literal["queued", "queued_or_running"]
+DEFAULT_SCOPE: Final[UniqueScope] = "queued_or_running"
+Expires = Annotated[float, Meta(gt=0, le=3_153_600_000)]
+
+
+class Unique(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A job of which only one may stand at a time, among those of its type.
+
+    Attributes:
+        key: what the one is told by.
+        scope: how long it stands: while it waits to run (``queued``), or until it is done or buried.
+    """
+
+    key: Key
+    scope: UniqueScope = DEFAULT_SCOPE
 
 
 class JobFields(Struct, gc=False, forbid_unknown_fields=True):
@@ -49,11 +64,11 @@ class JobFields(Struct, gc=False, forbid_unknown_fields=True):
     delay: Seconds = 0
     ttr: Ttr | UnsetType = UNSET
     key: Key | UnsetType = UNSET
-    unique: Key | UnsetType = UNSET
+    unique: Key | Unique | UnsetType = UNSET
     fair: Key | UnsetType = UNSET
     max_attempts: MaxAttempts | UnsetType = UNSET
     retry: RetryPolicy | UnsetType = UNSET
-    expires: Annotated[float, Meta(gt=0, le=3_153_600_000)] | UnsetType = UNSET
+    expires: Expires | UnsetType = UNSET
     result_ttl: Seconds | UnsetType = UNSET
 
 
@@ -131,6 +146,8 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     Attributes:
         expires: microseconds after its insert at which it is buried unrun; 0 for never.
         result_ttl: microseconds its result is kept; 0 keeps none.
+        fair: fairness key: its lane is that of its type and this.
+        unique: only one such job may stand at a time.
     """
 
     max_attempts: int = 0
@@ -139,6 +156,8 @@ class JobOptions(Struct, frozen=True, omit_defaults=True):
     key: str | None = None
     expires: int = 0
     result_ttl: int = 0
+    fair: str | None = None
+    unique: Unique | None = None
 
 
 NO_OPTIONS: Final = JobOptions()
@@ -257,6 +276,20 @@ class DefaultsTable:
         return [*self._by_type.values(), *(settings for _matches, settings in self._globs), self._others]
 
 
+def check_count(count: int) -> None:
+    """Refuse a batch of no job, or of more than 10,000.
+
+    Raises:
+        BadRequest, TooLarge: see there.
+    """
+    if not count:
+        raise BadRequest("an array of jobs must hold at least one")
+    if count > MAX_BATCH:
+        raise TooLarge(
+            f"a call takes at most {MAX_BATCH} jobs, this one has {count}; split it", limit=MAX_BATCH
+        )
+
+
 def split_batch(raw: bytes) -> list[Raw]:
     """The elements of a JSON array, undecoded.
 
@@ -270,12 +303,7 @@ def split_batch(raw: bytes) -> list[Raw]:
         raise BadRequest(f"not an array of jobs: {error}") from None
     except RecursionError:
         raise BadRequest("array of jobs is nested too deep") from None
-    if not items:
-        raise BadRequest("an array of jobs must hold at least one")
-    if len(items) > MAX_BATCH:
-        raise TooLarge(
-            f"a call takes at most {MAX_BATCH} jobs, this one has {len(items)}; split it", limit=MAX_BATCH
-        )
+    check_count(len(items))
     return items
 
 
@@ -362,6 +390,8 @@ def check_job(
         or job.key is not UNSET
         or job.expires is not UNSET
         or job.result_ttl is not UNSET
+        or job.fair is not UNSET
+        or job.unique is not UNSET
     ):
         options = _own_options(job, settings)
     if (
@@ -400,7 +430,13 @@ def _own_options(job: JobFields, settings: TypeSettings) -> JobOptions:
         key=None if job.key is UNSET else job.key,
         expires=given.expires if job.expires is UNSET else ceil(job.expires * SECOND),
         result_ttl=given.result_ttl if job.result_ttl is UNSET else ceil(job.result_ttl * SECOND),
+        fair=None if job.fair is UNSET else job.fair,
+        unique=None if job.unique is UNSET else _unique(job.unique),
     )
+
+
+def _unique(given: str | Unique) -> Unique:
+    return Unique(given) if isinstance(given, str) else given
 
 
 def _binary_data(job: JobFields, blob: bytes | None, index: int | None) -> bytes:
@@ -451,73 +487,3 @@ def _check_capabilities(job: JobFields, capabilities: frozenset[str], index: int
                 field=name,
                 index=index,
             )
-
-
-_AT = re.compile(r" - at `\$([^`]*)`$")
-_MEMBER = re.compile(r"[^.\[\]]*[^.\[\]\d][^.\[\]]*")
-_UNKNOWN = re.compile(r"unknown field `(.*)`$", re.DOTALL)
-_MISSING = re.compile(r"missing required field `([^`]*)`")
-
-
-def _struct_at(struct: type[Struct], path: list[str]) -> type[Struct]:
-    """The Struct that a member of a Struct holds, down a path of names."""
-    for name in path:
-        for field in msgspec.structs.fields(struct):
-            if field.name == name:
-                for part in (field.type, *get_args(field.type)):
-                    if isinstance(part, type) and issubclass(part, Struct):
-                        struct = part
-    return struct
-
-
-def explain(
-    raw: bytes,
-    error: Exception,
-    struct: type[Struct],
-    *,
-    index: int | None = None,
-    what: str = "argument",
-) -> CallError:
-    """The typed error for an argument that msgspec refused.
-
-    Args:
-        raw: the JSON that was refused.
-        error: what msgspec raised.
-        struct: the type it should have been.
-        index: position in a batch.
-        what: what to call it in the message.
-    """
-    if isinstance(error, RecursionError):
-        return BadRequest(f"{what} is nested too deep", index=index)
-    text = str(error)
-    at = _AT.search(text)
-    path = _MEMBER.findall(at[1]) if at else []
-    text = _AT.sub("", text)
-    if unknown := _UNKNOWN.search(text):
-        name = unknown[1]
-        known = [field.name for field in msgspec.structs.fields(_struct_at(struct, path))]
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
-        where = ".".join((what, *path))
-        return UnknownField(
-            f"{where} has an unknown field {name!r}{hint}", field=".".join((*path, name)), index=index
-        )
-    if missing := _MISSING.search(text):
-        field = ".".join((*path, missing[1]))
-        return BadRequest(f"{what} needs {field!r}", field=field, index=index)
-    if not text.startswith("JSON"):
-        text = text[:1].lower() + text[1:]
-    field = ".".join(path)
-    return BadRequest(f"{field or what}: {text}", field=field or None, index=index)
-
-
-def decode_argument(raw: bytes, struct: type[Any], what: str) -> Any:
-    """Decode a call's argument into its Struct; an absent one counts as ``{}``.
-
-    Raises:
-        BadRequest, UnknownField: naming the field.
-    """
-    try:
-        return msgspec.json.decode(raw or b"{}", type=struct)
-    except (msgspec.MsgspecError, RecursionError) as error:
-        raise explain(raw, error, struct, what=what) from None

@@ -9,6 +9,7 @@ is full. The next number is the smallest head. The idea is that of a log-structu
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from heapq import heappop, heappush
 from typing import Final
 
@@ -63,6 +64,12 @@ class NumberQueue:
             return self._back[0]
         number = self._now[self._at]
         return self._back[0] if self._back and self._back[0] < number else number
+
+    def before(self, number: int) -> int:
+        """How many numbers are below this one."""
+        count = bisect_left(self._now, number, self._at) - self._at + bisect_left(self._tail, number)
+        count += sum(bisect_left(run, number) for _first, run in self._runs)
+        return count + sum(other < number for other in self._back)
 
     def pop(self) -> int:
         """Take the smallest number; the queue must not be empty."""

@@ -69,10 +69,17 @@ class Attempted(Struct, frozen=True):
     reason: Reason | None = None
     result: bytes | None = None
 
-    def settlement(self, receipt: str) -> Settlement:
-        """What to tell the server."""
+    def settlement(self, receipt: str, took: float) -> Settlement:
+        """What to tell the server.
+
+        Args:
+            receipt: of the lease.
+            took: seconds the attempt ran.
+        """
         result = UNSET if self.result is None else Raw(self.result)
-        return Settlement(receipt, self.outcome, result=result, delay=self.delay, reason=self.reason)
+        return Settlement(
+            receipt, self.outcome, result=result, delay=self.delay, reason=self.reason, took=round(took, 6)
+        )
 
 
 OK = Attempted("ok")
@@ -88,6 +95,8 @@ class Settlement(Struct, omit_defaults=True, forbid_unknown_fields=True):
         delay: seconds until it may run again (again, release).
         prio: new priority (again, release).
         reason: why not ok: a text, or ``{message, kind?, traceback?}``.
+        took: seconds the attempt ran, which its lane is charged (ok, again, fail); when not given, those
+            since the lease began.
     """
 
     receipt: str
@@ -96,6 +105,7 @@ class Settlement(Struct, omit_defaults=True, forbid_unknown_fields=True):
     delay: Seconds | None = None
     prio: Literal["urgent", "high", "normal", "low", "bulk"] | None = None
     reason: Annotated[str, Meta(max_length=65536)] | Reason | None = None
+    took: Seconds | None = None
 
 
 def exit_outcome(status: int) -> tuple[OutcomeName, str | None]:

@@ -12,8 +12,9 @@ from struct import error as StructError  # noqa: N812
 from typing import Final, NamedTuple
 from zlib import crc32
 
-#: Format 2 added the kinds from CANCEL on (but KEYS), FLAG_CANCELLED, and options of jobs (ADR 0009).
-FORMAT: Final = 2
+#: Format 2 added the kinds from CANCEL to PAUSE (but KEYS), FLAG_CANCELLED, and options of jobs (ADR 0009);
+#: format 3 added CRON, FED and more options (ADR 0010).
+FORMAT: Final = 3
 SEGMENT_MAGIC: Final = b"KQSSEG\r\n"
 FRAME_MAGIC: Final = 0x4D52464B  # "KFRM"
 FRAME_MAGIC_BYTES: Final = b"KFRM"
@@ -50,7 +51,9 @@ MARK: Final = 13
 KEYS: Final = 14
 RESULT: Final = 15
 PAUSE: Final = 16
-KINDS: Final = EVENTS | {ACCEPT, CARRY, MARK, KEYS, RESULT, PAUSE}
+CRON: Final = 17
+FED: Final = 18
+KINDS: Final = EVENTS | {ACCEPT, CARRY, MARK, KEYS, RESULT, PAUSE, CRON, FED}
 
 FLAG_BINARY: Final = 1
 FLAG_BULK: Final = 2

@@ -24,7 +24,7 @@ from .record import Damaged
 
 _ENTRY: Final = Layout("<BBHIQ")
 #: What an entry can start with: a kind and flags. Looked ahead for, so that matches overlap.
-_START: Final = re.compile(rb"(?=[\x01-\x0e][\x00-\x07])", re.DOTALL)
+_START: Final = re.compile(rb"(?=[\x01-\x12][\x00-\x0f])", re.DOTALL)
 
 
 class LossMark(Struct, frozen=True, forbid_unknown_fields=True):

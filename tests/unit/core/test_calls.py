@@ -21,7 +21,7 @@ from kqs.errors import CallError
 TABLE: dict[str, set[str]] = {
     "insert": {"ping", "echo", "auth", "insert", "job", "wait"},
     "work": {"ping", "echo", "auth", "reserve", "settle", "renew"},
-    "read": {"ping", "echo", "auth", "stats", "health", "job", "jobs", "watch"},
+    "read": {"ping", "echo", "auth", "stats", "health", "job", "jobs", "watch", "why", "cron"},
 }
 ARGUMENTS = [
     value
@@ -47,7 +47,7 @@ def test_no_role_that_does_not_exist() -> None:
 
 def test_what_is_for_nobody_but_admin() -> None:
     assert {call for call, roles in ALLOWED.items() if not roles} == {
-        *("kick", "bury", "delete", "cancel", "purge", "pause", "resume", "drain", "quit")
+        *("kick", "bury", "delete", "cancel", "purge", "pause", "resume", "drain", "cron_run", "quit")
     }
 
 
@@ -73,11 +73,11 @@ def test_every_argument_refuses_unknown_members(struct: type[Struct]) -> None:
         ),
         (calls.JobArgument, b'{"id":"7"}', calls.JobArgument("7", False)),
         (calls.JobArgument, b'{"id":"7","data":true}', calls.JobArgument("7", True)),
-        (calls.JobsArgument, b"{}", calls.JobsArgument(UNSET, UNSET, 50, UNSET)),
+        (calls.JobsArgument, b"{}", calls.JobsArgument(UNSET, UNSET, UNSET, 50, UNSET)),
         (
             calls.JobsArgument,
-            b'{"state":"buried","type":"t","limit":1000,"after":"x"}',
-            calls.JobsArgument("buried", "t", 1000, "x"),
+            b'{"state":"buried","type":"t","fair":"k","limit":1000,"after":"x"}',
+            calls.JobsArgument("buried", "t", "k", 1000, "x"),
         ),
         (calls.StatsArgument, b'{"type":"t"}', calls.StatsArgument("t")),
         (calls.HealthArgument, b"{}", calls.HealthArgument()),

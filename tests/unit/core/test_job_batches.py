@@ -1,31 +1,24 @@
-"""Arrays of jobs, and the arguments of other calls: the error names the element and the member."""
+"""Arrays of jobs: the error names the element and the member."""
 
 from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import Struct
 
-from kqs.core.calls import ReserveArgument
 from kqs.core.job import (
     MAX_BATCH,
     NEEDS,
     DefaultsTable,
     JobDefaults,
-    decode_argument,
     parse_batch,
     parse_job,
     split_batch,
 )
-from kqs.core.outcome import Settlement
 from kqs.errors import BadRequest, CallError, TooLarge
 
 PLAIN = DefaultsTable()
 EVERYTHING = frozenset(NEEDS.values())
-
-
-# -- batches -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, MAX_BATCH])
@@ -129,45 +122,3 @@ def test_the_bad_job_of_a_large_batch_is_named(at: int) -> None:
 def test_no_batch_at_all(text: bytes, error: type[CallError]) -> None:
     with pytest.raises(error):
         parse_batch(text, PLAIN, EVERYTHING)
-
-
-# -- other arguments -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("raw", "struct", "field", "says"),
-    [
-        (b'{"max":0}', ReserveArgument, "max", "max: expected `int` >= 1"),
-        (b'{"types":["a",""]}', ReserveArgument, "types", "types: expected `str` of length >= 1"),
-        (b'{"maxx":0}', ReserveArgument, "maxx", "did you mean 'max'?"),
-        (b"[]", ReserveArgument, None, "reserve: expected `object`, got `array`"),
-        (b'{"receipt":"r"}', Settlement, "outcome", "needs 'outcome'"),
-        (
-            b'{"receipt":"r","outcome":"ok","reason":{}}',
-            Settlement,
-            "reason.message",
-            "needs 'reason.message'",
-        ),
-        (
-            b'{"receipt":"r","outcome":"ok","reason":{"message":"","knd":""}}',
-            Settlement,
-            "reason.knd",
-            "did you mean 'kind'?",
-        ),
-    ],
-)
-def test_arguments_of_calls(raw: bytes, struct: type[Struct], field: str | None, says: str) -> None:
-    with pytest.raises(BadRequest) as caught:
-        decode_argument(raw, struct, "reserve")
-    assert caught.value.field == field
-    assert says in caught.value.message
-
-
-def test_an_absent_argument_is_an_empty_one() -> None:
-    assert decode_argument(b"", ReserveArgument, "reserve") == ReserveArgument()
-
-
-def test_an_argument_nested_too_deep() -> None:
-    raw = b'{"receipt":"r","outcome":"ok","result":%b%b}' % (b"[" * 100_000, b"]" * 100_000)
-    with pytest.raises(BadRequest, match="nested too deep"):
-        decode_argument(raw, Settlement, "settlement")

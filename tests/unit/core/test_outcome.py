@@ -80,13 +80,12 @@ def test_again_and_fail_carry_what_the_handler_said() -> None:
 
 
 def test_an_attempt_becomes_its_settlement() -> None:
-    assert OK.settlement("1-1-a") == Settlement("1-1-a", "ok")
+    assert OK.settlement("1-1-a", 0.25) == Settlement("1-1-a", "ok", took=0.25)
     reason = Reason("no such file", "FileNotFoundError")
-    settled = Attempted("again", 5.0, reason).settlement("1-2-b")
-    assert settled == Settlement("1-2-b", "again", delay=5.0, reason=reason)
-    assert Attempted("ok", result=b"[1]").settlement("1-3-c") == Settlement(
-        "1-3-c", "ok", result=msgspec.Raw(b"[1]")
-    )
+    settled = Attempted("again", 5.0, reason).settlement("1-2-b", 2.0000004)
+    assert settled == Settlement("1-2-b", "again", delay=5.0, reason=reason, took=2.0)
+    kept = Attempted("ok", result=b"[1]").settlement("1-3-c", 0)
+    assert kept == Settlement("1-3-c", "ok", result=msgspec.Raw(b"[1]"), took=0)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +102,7 @@ def test_an_attempt_becomes_its_settlement() -> None:
             Settlement("r", "fail", reason=Reason("why", "E")),
             b'{"receipt":"r","outcome":"fail","reason":{"message":"why","kind":"E"}}',
         ),
+        (Settlement("r", "ok", took=0.5), b'{"receipt":"r","outcome":"ok","took":0.5}'),
         (Settlement("r", "release"), b'{"receipt":"r","outcome":"release"}'),
     ],
 )

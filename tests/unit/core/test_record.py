@@ -106,7 +106,7 @@ def test_a_segment_header_changed_anywhere_is_damaged() -> None:
             record.decode_segment_header(data[:size])
 
 
-@pytest.mark.parametrize(("at", "value"), [(8, 3), (10, 1)], ids=["format", "flags"])
+@pytest.mark.parametrize(("at", "value"), [(8, 9), (10, 1)], ids=["format", "flags"])
 def test_a_newer_segment_is_not_damaged_but_newer(at: int, value: int) -> None:
     data = bytearray(record.encode_segment_header(SegmentHeader(3, b"journal!", SALT, 1, 1, 5)))
     data[at : at + 2] = value.to_bytes(2, "little")

@@ -70,3 +70,10 @@ def test_a_payload_is_never_searched_into_unless_it_leads_to_the_end(end_is_know
     assert numbers(runs) == ([2] if end_is_known else [])
     for run in runs:
         assert damaged[run.start : run.end] == entry(2, b"real")
+
+
+@pytest.mark.parametrize("kind", sorted(record.KINDS))
+def test_a_row_may_begin_with_any_kind_of_entry(kind: int) -> None:
+    data = frame(1, [entry(1, bytes(50)), record.encode_data(kind, 2, b"{}"), entry(3)], 1)
+    damaged = flipped(data, record.FRAME_HEADER + 6, 3)  # the first one's length
+    assert numbers(salvage(damaged, 0, len(data), 1, 3, end_is_known=True)) == [2, 3]
