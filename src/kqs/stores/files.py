@@ -198,7 +198,11 @@ class FileStore:
             name = entry.name.removesuffix(".new")
             if _NAME.fullmatch(name) is None or name in wanted:
                 continue
-            if entry.stat(follow_symlinks=False).st_mtime < before:
+            try:
+                changed = entry.stat(follow_symlinks=False).st_mtime
+            except FileNotFoundError:  # it was renamed, or deleted, meanwhile
+                continue
+            if changed < before:
                 self._remove([entry.path])
                 removed += 1
         return removed

@@ -158,3 +158,24 @@ class BulkStoreSuite:
         except (Internal, NotFound):
             pass  # refusing is as good as finding nothing to delete
         assert await store.get(ref) == b"mine"
+
+    async def test_orphans_are_collected_and_nothing_else(self, bulk: BulkStoreHarness) -> None:
+        store = await bulk.make_store()
+        wanted, orphan, large = [await store.put(b"x" * size) for size in (5, 6, 17_000_000)]
+        assert await store.collect({wanted.name, orphan.name}, 3600) == 0
+        assert await store.collect({wanted.name}, -1) >= 2
+        assert await store.get(wanted) == b"xxxxx"
+        for ref in (orphan, large):
+            with pytest.raises(NotFound):
+                await store.get(ref)
+        await store.delete([wanted])
+
+    async def test_payloads_above_any_limit_of_a_document(self, bulk: BulkStoreHarness) -> None:
+        store = await bulk.make_store()
+        for size in (16 * 1024 * 1024 - 1024, 16 * 1024 * 1024 - 1023, 20_000_000):
+            data = (EVERY_BYTE * (size // 256 + 1))[:size]
+            ref = await store.put(data)
+            assert await store.get(ref) == data
+            await store.delete([ref])
+            with pytest.raises(NotFound):
+                await store.get(ref)

@@ -148,6 +148,23 @@ async def test_orphans_are_collected_after_their_grace(store: FileStore, tmp_pat
     assert orphan.name not in os.listdir(tmp_path)
 
 
+async def test_a_file_that_goes_while_orphans_are_looked_for_is_passed_over(
+    store: FileStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    going, orphan = await store.put(b"going"), await store.put(b"orphan")
+    listed = os.scandir
+
+    def stale(path: str) -> list[os.DirEntry[str]]:
+        entries = list(listed(path))
+        (tmp_path / going.name).unlink()
+        return entries
+
+    monkeypatch.setattr("kqs.stores.files.os.scandir", stale)
+    assert await store.collect((), -1) == 1
+    with pytest.raises(NotFound):
+        await store.get(orphan)
+
+
 async def test_an_unknown_name_is_refused_before_anything_is_deleted(
     store: FileStore, tmp_path: Path
 ) -> None:
