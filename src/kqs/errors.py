@@ -25,6 +25,7 @@ KQSError
 |   +-- DamagedJournal     segment, offset and sequence of the first damage
 |   +-- WouldLose          a repair would lose entries, and was not told that it may
 +-- JournalFailed          a write or fsync failed: the server stops (G5)
++-- EngineAway             the engine cannot be reached now; nothing is lost by that
 """
 
 from __future__ import annotations
@@ -253,3 +254,7 @@ def ranges(lost: Sequence[tuple[int, int | None]]) -> str:
 
 class JournalFailed(KQSError):
     """A journal write or fsync failed; no job is accepted any more and the server exits (G5)."""
+
+
+class EngineAway(KQSError):
+    """The engine cannot be reached, or takes nothing, for now; what waits for it is tried again."""

@@ -7,7 +7,7 @@ conformance suite in ``kqs.testing`` that every implementation passes.
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
@@ -15,6 +15,7 @@ from msgspec import Struct
 from .core.handler import Job
 from .core.job import BulkRef, NewJob
 from .core.outcome import Attempted, Settlement
+from .core.shares import Shares
 
 
 class Clock(Protocol):
@@ -119,6 +120,18 @@ class Inserted(Struct, frozen=True):
 
     ids: list[str]
     duplicates: tuple[int, ...] = ()
+
+
+class CronMark(Struct, frozen=True):
+    """How far a cron has come. Microseconds since 1970 UTC.
+
+    Attributes:
+        at: all its runs up to here are taken care of.
+        last: its latest run that inserted a job; 0: there was none.
+    """
+
+    at: int
+    last: int = 0
 
 
 class Lease(Struct, gc=False):
@@ -278,19 +291,34 @@ class BulkStore(Protocol):
         """Remove; one that is gone already is no error, and one that can't be removed now is left."""
         ...
 
+    async def collect(self, wanted: Collection[str], grace: float) -> int:
+        """Remove payloads this server stored that are not ``wanted`` and older than ``grace`` seconds: what a
+        crash left between storing and accepting.
+
+        Returns:
+            How many were removed.
+        """
+        ...
+
     async def close(self) -> None: ...
 
 
 class Engine(Protocol):
     """A queue backend. All methods run on the service's event loop; times are microseconds.
 
+    What may lie in another process is asked with ``await``; the other methods tell what this server knows.
+
     Attributes:
         name: as shown by ``stats``.
+        max_payload: the largest payload it keeps itself, bytes; larger ones go to a bulk store.
         capabilities: optional things it can do, of ``idempotency unique fair_share expiry results pause
-            cancel watch inspect replicated``. A call that needs more is refused with ``unsupported``.
+            cancel watch cron inspect leases shared``. A call that needs more is refused with
+            ``unsupported``. ``leases``: they outlive the server that gave them; ``shared``: other servers
+            may use it, too.
     """
 
     name: str
+    max_payload: int
     capabilities: frozenset[str]
 
     def on_ready(self, notify: Callable[[Sequence[str]], None]) -> None:
@@ -301,6 +329,10 @@ class Engine(Protocol):
         """Register who is told, on the loop, that workers should stop what they do under these leases."""
         ...
 
+    def arrange(self, shares: Shares) -> None:
+        """Weights and limits from now on; what runs, runs on, and counts."""
+        ...
+
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
         """Accept jobs, all or none. When this returns they are durable.
 
@@ -308,6 +340,31 @@ class Engine(Protocol):
             Busy, DiskFull, ShuttingDown: none was accepted.
             JournalFailed: unknown; the engine accepts nothing more.
         """
+        ...
+
+    async def fire(self, name: str, upto: int, jobs: Sequence[NewJob]) -> list[str] | None:
+        """Accept jobs of a cron, and remember in the same commit up to when its runs are taken care of.
+
+        Args:
+            name: the cron's.
+            upto: the time of the latest of these runs; without jobs any time.
+            jobs: one a run, without ``key``.
+
+        Returns:
+            Their ids, durable; None: nothing was done, as the mark is there, or further, already.
+
+        Raises:
+            Busy, DiskFull, ShuttingDown: nothing was done.
+            JournalFailed: unknown; the engine accepts nothing more.
+        """
+        ...
+
+    async def fired(self) -> dict[str, CronMark]:
+        """How far each cron has come, by name; what is on its way to the disk counts."""
+        ...
+
+    async def forget_cron(self, name: str) -> None:
+        """A cron is no more: it has no mark, and begins anew should it come back; durable."""
         ...
 
     async def reserve(
@@ -357,7 +414,7 @@ class Engine(Protocol):
         ...
 
     def held_by(self, holder: str) -> list[str]:
-        """Receipts of the leases a worker holds, in the order they were given."""
+        """Receipts of the leases a worker holds through this server, in the order they were given."""
         ...
 
     async def control(self, verb: str, selection: Selection) -> int:
@@ -372,11 +429,15 @@ class Engine(Protocol):
         """
         ...
 
-    async def pause(self, type: str, paused: bool) -> None:
-        """Hand out no job of a type until it is resumed; durable."""
+    async def pause(self, type: str, paused: bool, *, by: str = "") -> None:
+        """Hand out no job of a type until it is resumed; durable.
+
+        Args:
+            by: who wants it, for :meth:`why`.
+        """
         ...
 
-    def paused(self) -> list[str]:
+    async def paused(self) -> list[str]:
         """The types that are paused."""
         ...
 
@@ -404,12 +465,20 @@ class Engine(Protocol):
         ...
 
     async def jobs(
-        self, *, state: str | None, type: str | None, limit: int, after: str | None
+        self, *, state: str | None, type: str | None, fair: str | None = None, limit: int, after: str | None
     ) -> tuple[list[dict[str, Any]], str | None]:
         """A page of jobs in id order, and the id to go on after (None at the end)."""
         ...
 
-    def tick(self) -> list[Expired]:
+    async def why(self, id: str) -> dict[str, Any]:
+        """Why a job is not running: ``{id, type, state, reasons: [{code, text, ..}]}``.
+
+        Raises:
+            NotFound: as :meth:`job`.
+        """
+        ...
+
+    async def tick(self) -> list[Expired]:
         """Release delays that are over; return leases that are."""
         ...
 
@@ -417,12 +486,31 @@ class Engine(Protocol):
         """When :meth:`tick` has something to do next, or None."""
         ...
 
-    def stats(self, type: str | None = None) -> dict[str, Any]:
+    @property
+    def behind(self) -> bool:
+        """Whether :meth:`tick` should be called again soon: more is due than it does in one go."""
+        ...
+
+    async def stats(self, type: str | None = None) -> dict[str, Any]:
         """``jobs``, ``types``, ``oldest_ready_age`` and the engine's own section (``journal``)."""
         ...
 
-    def ready_types(self) -> dict[str, int]:
-        """How many jobs are ready, by type, of the types that have any and are not paused."""
+    async def ready_types(self, among: Callable[[str], bool] | None = None) -> Iterator[tuple[str, int]]:
+        """The types of which some jobs may be handed out (no pause and no limit keeps all of them), and how
+        many are ready. One after the other, as there may be very many: nothing may change meanwhile.
+
+        Args:
+            among: which types; None for all.
+        """
+        ...
+
+    async def bulk_names(self) -> set[str]:
+        """Names of all payloads and results in the bulk store that a job here refers to."""
+        ...
+
+    @property
+    def accepting(self) -> bool:
+        """Whether :meth:`put` takes jobs now, as far as this server knows."""
         ...
 
     @property

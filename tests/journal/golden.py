@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kqs.core.job import JobOptions, NewJob
+from kqs.core.job import JobOptions, NewJob, Unique
 from kqs.core.outcome import Settlement
+from kqs.core.shares import Shares
 from kqs.engines.embedded import EmbeddedEngine
 from kqs.journal.disk import RealDisk, ThreadExecutor
 from kqs.stores.files import FileStore
@@ -67,9 +68,9 @@ async def state_of(engine: EmbeddedEngine) -> dict[str, Any]:
     state = {
         "jobs": [await _whole(engine, view["id"]) for view in views],
         "done": done,
-        "counts": engine.stats()["jobs"],
+        "counts": (await engine.stats())["jobs"],
         "next_sequence": engine.journal.next_sequence,
-        "keys": engine.stats()["keys"],
+        "keys": (await engine.stats())["keys"],
     }
     decoded: dict[str, Any] = json.loads(msgspec.json.encode(state))
     return decoded
@@ -92,11 +93,13 @@ async def recovered(golden: Golden, folder: Path) -> dict[str, Any]:
     store = FileStore(str(data / "bulk"))
     clock = VirtualClock(expected["opened_at"])
     engine = open_embedded(RealDisk(), executor, str(data), clock, Random(1), bulk=store)
+    engine.arrange(Shares(order="fifo"))  # the order that does not depend on how long jobs run
     found = {
         "opened_at": expected["opened_at"],
         "epoch": engine.journal.epoch,
         "torn": engine.journal.torn,
         **await state_of(engine),
+        **await _standing(engine, expected),
         "order": [lease.id for lease in await engine.reserve((), 1000, holder="last")],
         "known_keys": {key: await _job_of(engine, key) for key in expected["known_keys"]},
         **await _added(engine, expected),
@@ -117,8 +120,21 @@ async def recovered(golden: Golden, folder: Path) -> dict[str, Any]:
     return found
 
 
+async def _standing(engine: EmbeddedEngine, expected: dict[str, Any]) -> dict[str, Any]:
+    """What format 3 added: the jobs that stand, by type and unique key."""
+    if "standing" not in expected:
+        return {}
+    found = {}
+    for name in expected["standing"]:
+        type, _, key = name.partition(" ")
+        options = JobOptions(unique=Unique(key))
+        inserted = await engine.put([NewJob(type, b"null", False, 4, 0, 1000, options)])
+        found[name] = inserted.ids[0] if inserted.duplicates else None
+    return {"standing": found}
+
+
 async def _added(engine: EmbeddedEngine, expected: dict[str, Any]) -> dict[str, Any]:
-    """What format 2 added: results by job, and the types that are paused."""
+    """What format 2 added: results by job, and the types that are paused; and format 3: marks of crons."""
     if "results" not in expected:
         return {}
     views = {id: await engine.job(id) for id in expected["results"]}
@@ -126,7 +142,8 @@ async def _added(engine: EmbeddedEngine, expected: dict[str, Any]) -> dict[str, 
         "results": {
             id: bytes(view["result"]).decode() if "result" in view else None for id, view in views.items()
         },
-        "paused": engine.paused(),
+        "paused": await engine.paused(),
+        **({"crons": msgspec.to_builtins(await engine.fired())} if "crons" in expected else {}),
     }
 
 

@@ -16,7 +16,7 @@ GOLDEN = golden_journals()
 
 def test_the_journals_are_there() -> None:
     formats = Counter(golden.name.partition("/")[0] for golden in GOLDEN)
-    assert formats == {"format-1": 12, "format-2": 5}
+    assert formats == {"format-1": 12, "format-2": 5, "format-3": 3}
     assert set(formats) == {f"format-{number}" for number in range(1, FORMAT + 1)}
     assert sum(len(golden.expected["jobs"]) for golden in GOLDEN) > 100
 

@@ -125,7 +125,7 @@ CHANGES = [
     newer_manifest,
     newer_segment,
     newer_frame,
-    *map(_kind, (0, 17, 128, 255)),
+    *map(_kind, (0, max(record.KINDS) + 1, 128, 255)),
     *(_flag("an accept", _accept, flag) for flag in (4, 8, 128)),
     *(_flag("a lease", _lease, flag) for flag in (1, 2, 8, 128)),
     *(_flag("a carry", _carry, flag) for flag in (16, 128)),

@@ -15,12 +15,13 @@ import sys
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 from msgspec import Raw
 from tests.journal.golden import JOURNALS, state_of
 
-from kqs.core.job import PRIO_NUMBER, PRIOS, BulkRef, JobOptions, NewJob
+from kqs.core.job import PRIO_NUMBER, PRIOS, BulkRef, JobOptions, NewJob, Unique, UniqueScope
 from kqs.core.outcome import OutcomeName, Reason
 from kqs.core.record import FORMAT
 from kqs.core.retry import RetryPolicy
@@ -83,6 +84,7 @@ class Maker(Queue):
         results: JSON texts by job; None where a result was kept and is forgotten.
         paused: types.
         kicked: jobs that have no expiry any more, as they were kicked and then carried.
+        standing: the jobs that stand, by "TYPE KEY".
     """
 
     harness: _Harness
@@ -96,6 +98,7 @@ class Maker(Queue):
         self.results: dict[str, str | None] = {}
         self.paused: list[str] = []
         self.kicked: list[str] = []
+        self.standing: dict[str, str] = {}
 
     async def end(self, lease: Lease, outcome: OutcomeName, **rest: Any) -> None:
         assert await self.settle(lease, outcome, **rest) is None
@@ -128,10 +131,10 @@ class Maker(Queue):
     async def compact(self) -> None:
         """Have the engine give up all the segments it can."""
         while True:
-            before = self.engine.stats()["journal"]
-            self.engine.tick()
+            before = (await self.engine.stats())["journal"]
+            await self.engine.tick()
             await come_to_rest(200)
-            if self.engine.stats()["journal"] == before:
+            if (await self.engine.stats())["journal"] == before:
                 return
 
     def tear(self, size: int) -> None:
@@ -144,7 +147,7 @@ class Maker(Queue):
         self.harness.disk.put(path, bytes(data))
         self.torn = f"{number:010d}.torn-{end}"
 
-    def expected(self, state: dict[str, Any]) -> dict[str, Any]:
+    async def expected(self, state: dict[str, Any]) -> dict[str, Any]:
         """What a restart now must find, given what the engine tells before it."""
         now = self.harness.now()
         released = 0
@@ -155,7 +158,7 @@ class Maker(Queue):
                 view |= self.stored[ref["name"]]
             if view.get("leased_by") == LOCAL:  # its worker dies with the server
                 del view["leased_by"], view["lease_expires_at"]
-                if not self.engine.stats()["journal"]["carried"]:
+                if not (await self.engine.stats())["journal"]["carried"]:
                     del view["started_at"]  # stands in the lease, or in a carry entry
                 view |= {"state": "ready", "attempt": view["attempt"] - 1, "due_at": iso(now)}
                 released += 1
@@ -187,6 +190,8 @@ class Maker(Queue):
             "order": [view["id"] for view in ready if view["type"] not in self.paused],
             "results": self.results,
             "paused": self.paused,
+            "standing": self.standing,
+            "crons": msgspec.to_builtins(await self.engine.fired()),
         }
 
 
@@ -324,7 +329,7 @@ async def carried(m: Maker) -> None:
         assert await m.engine.renew([taken[3].receipt]) == [True]
     await m.put(*(new_job("after", b'"%s"' % (b"a" * 600)) for _ in range(12)))
     await m.end(taken[4], "again", delay=60, reason="after it was carried")
-    assert m.engine.stats()["journal"]["carried"] >= 30
+    assert (await m.engine.stats())["journal"]["carried"] >= 30
     assert m.engine.journal.oldest_segment > 5
 
 
@@ -458,6 +463,83 @@ async def carried_on(m: Maker) -> None:
     assert m.engine.journal.oldest_segment > 5
 
 
+# -- what format 3 added -----------------------------------------------------------------------------
+
+
+async def unique(m: Maker) -> None:
+    """Unique jobs of both scopes that wait, run, ended, came back beside another; some that were carried."""
+
+    async def put(type: str, key: str, scope: UniqueScope = "queued_or_running", **settings: Any) -> str:
+        id = await m.put_one(type, unique=Unique(key, scope), **settings)
+        m.standing[f"{type} {key}"] = id
+        return id
+
+    for key in ("k", "\N{SNOWMAN}" * 85):
+        await put("waits", key)
+        await put("delayed", key, "queued", delay=5000)
+    for scope in get_args(UniqueScope):
+        await put("runs", scope, scope, ttr=100_000)
+        await m.take_one(["runs"], holder="remote")
+    del m.standing["runs queued"]
+    await put("back", "k", "queued")
+    lease = await m.take_one(["back"])
+    buried = await put("back", "k", "queued")
+    await m.engine.control("bury", Selection([buried]))
+    await put("back", "k")
+    await m.end(lease, "again", reason="too late")
+    m.settled.clear()  # its segment will be gone
+    for number in range(3):
+        for _ in range(30):
+            await m.put_one("short", b'"%s"' % (b"s" * 300), unique=Unique("s"))
+            assert await m.settle(await m.take_one(["short"])) is None
+        await m.compact()
+        await put("after", f"{number}", prio="low")
+    again = await m.take_one(["after"])
+    await m.end(again, "again", delay=60, reason="stands")
+    assert (await m.engine.stats())["journal"]["carried"] >= 8
+    assert (m.counts()["buried"], m.counts()["reserved"]) == (2, 2)
+
+
+async def crons(m: Maker) -> None:
+    """Marks of crons: with jobs, moved since, ended and begun anew; two of them carried forward."""
+    at = m.harness.now()
+    for name in ("early", "moved"):
+        await m.engine.fire(name, at, [new_job(name, b"%d" % n) for n in range(2)])
+    await m.engine.fire("moved", at + 60_000_000, [])
+    for _ in range(3):
+        for _ in range(33):
+            await m.put_one("short", b'"%s"' % (b"s" * 300))
+            assert await m.settle(await m.take_one(["short"])) is None
+        await m.compact()
+        await m.harness.advance(1)
+    for name in ("ended", "anew"):
+        await m.engine.fire(name, at, [new_job(name)])
+        await m.engine.forget_cron(name)
+    await m.engine.fire("anew", at - 60_000_000, [])
+    assert m.engine.journal.oldest_segment > 5
+
+
+async def fair(m: Maker) -> None:
+    """Jobs with fairness keys: waiting, running, back, parked, carried; a pause that says by whom."""
+    for key in ("ann", "\N{SNOWMAN}" * 85):
+        await m.put(*(new_job("a", b"%d" % n, fair=key, prio=PRIOS[n]) for n in range(3)))
+        await m.put_one("a", fair=key, delay=5000)
+    await m.put_one("a")
+    for outcome, rest in (("again", {"delay": 0}), ("fail", {})):
+        await m.end(await m.take_one(["a"]), outcome, **rest)  # type: ignore[arg-type]
+    await m.take(2, ["a"], holder="remote")
+    await m.engine.pause("b", True, by="ada")
+    m.paused = ["b"]
+    await m.put_one("b", fair="ann")
+    m.settled.clear()  # their segment will be gone
+    for _ in range(3):
+        for _ in range(33):
+            await m.put_one("short", b'"%s"' % (b"s" * 300), fair="short")
+            assert await m.settle(await m.take_one(["short"])) is None
+        await m.compact()
+    assert (await m.engine.stats())["journal"]["carried"] >= 9
+
+
 #: By format: what a new one can hold, and the ones before it could not.
 CASES: dict[int, tuple[Callable[[Maker], Awaitable[None]], ...]] = {
     1: (
@@ -475,6 +557,7 @@ CASES: dict[int, tuple[Callable[[Maker], Awaitable[None]], ...]] = {
         leftovers,
     ),
     2: (results, expiry, cancels, pauses, carried_on),
+    3: (unique, crons, fair),
 }
 
 
@@ -485,7 +568,7 @@ async def make(folder: Path, case: Callable[[Maker], Awaitable[None]], seed: int
     maker = Maker(harness, await harness.make_engine())
     await case(maker)
     await come_to_rest()
-    expected = {"about": case.__doc__, **maker.expected(await state_of(maker.engine))}
+    expected = {"about": case.__doc__, **await maker.expected(await state_of(maker.engine))}
     for path, data in harness.disk.files().items():
         name = path.rpartition("/")[2]
         if case is leftovers or not (is_spare(name) or name == BALLAST):

@@ -57,7 +57,7 @@ async def compact(queue: Queue) -> None:
         if journal.failed is not None:
             raise journal.failed
         before = now
-        queue.engine.tick()
+        await queue.engine.tick()
         await come_to_rest(100)
 
 
@@ -105,11 +105,28 @@ async def test_jobs_are_the_same_after_they_were_carried(way: str) -> None:
         await pass_jobs(queue, 20)
         await compact(queue)
         assert await queue.everything() == before
-    assert queue.engine.stats()["journal"]["carried"] >= 2 * len(before)
+    assert (await queue.engine.stats())["journal"]["carried"] >= 2 * len(before)
     payloads = [await queue.view(view["id"], data=True) for view in before]
     await queue.restart(way)
     assert await queue.everything() == before
     assert [await queue.view(view["id"], data=True) for view in before] == payloads
+
+
+@pytest.mark.parametrize("way", ["restart", "crash"])
+async def test_the_error_of_a_job_that_never_ran_is_carried_again_and_again(way: str) -> None:
+    """Its accept entry is in the window of payloads still, and has no error."""
+    queue = await make_queue()
+    id = await queue.put_one("stays")
+    await queue.engine.control("bury", Selection([id]))
+    before = await queue.view(id)
+    assert before["last_error"]["kind"] == "bury"
+    for times in range(1, 4):
+        await pass_jobs(queue, 40)
+        await compact(queue)
+        assert (await queue.engine.stats())["journal"]["carried"] >= times
+        assert await queue.view(id) == before
+    await queue.restart(way)
+    assert await queue.view(id) == before
 
 
 async def test_a_carried_lease_is_the_same_lease() -> None:
@@ -129,7 +146,7 @@ async def test_what_happens_to_a_job_while_it_is_carried_counts() -> None:
     queue = await make_queue()
     ids = await queue.put(*(new_job("stays") for _ in range(3)))
     await pass_jobs(queue, 40)
-    queue.engine.tick()
+    await queue.engine.tick()
     await asyncio.sleep(0)
     assert engine_of(queue)._compactor.carried == 0  # begun, and not done
     ends = [
@@ -208,7 +225,7 @@ async def test_a_power_cut_at_every_operation() -> None:
     await live(queue, acked)
     total = sum(disk.counts[kind] for kind in CHANGES) - before
     assert engine_of(queue).journal.oldest_segment > 2
-    assert queue.engine.stats()["journal"]["carried"] > 3
+    assert (await queue.engine.stats())["journal"]["carried"] > 3
     random = Random(1)
     for nth in range(1, total + 1):
         queue, acked = await make_queue(random.randrange(1 << 30)), {}

@@ -69,7 +69,7 @@ def unreadable(disk: SimDisk, data: bytes) -> Callable[[Operation], Fault | None
 async def test_payloads_over_the_window_are_read_back(queue: Queue) -> None:
     payloads = [b'"%d%s"' % (number, b"x" * 500) for number in range(40)]
     await queue.put(*(new_job(data=data) for data in payloads))
-    assert queue.engine.stats()["memory"]["payload_bytes"] <= 4096
+    assert (await queue.engine.stats())["memory"]["payload_bytes"] <= 4096
     assert [lease.data for lease in await queue.take(40)] == payloads
 
 
@@ -160,7 +160,7 @@ async def test_a_burst_is_not_taken_for_a_full_disk(queue: Queue) -> None:
     async with asyncio.timeout(60):
         ids = await asyncio.gather(*puts)
     assert len(set(ids)) == 300
-    assert queue.engine.stats()["journal"]["segments"] > 10
+    assert (await queue.engine.stats())["journal"]["segments"] > 10
 
 
 async def test_a_batch_that_fits_into_no_segment_made_ahead_is_refused_on_a_full_disk(
@@ -200,7 +200,7 @@ async def test_after_a_failed_sync_nothing_is_accepted_or_confirmed(
         async with asyncio.timeout(10):
             await queue.put_one()
     assert told == []  # a job that may not be durable is in nobody's sight
-    assert queue.counts()["ready"] == 1
+    assert (await queue.counts())["ready"] == 1
     with pytest.raises(JournalFailed):
         async with asyncio.timeout(10):
             await queue.put_one()
@@ -429,7 +429,7 @@ async def test_an_oversize_payload_is_deleted_only_after_the_end_of_its_job_is_d
     refs = [BulkRef(name, "0" * 64, 100_000) for name in ("one", "two", "three")]
     jobs = [NewJob("t", b"", False, 2, 0, 30_000, JobOptions(bulk=ref)) for ref in refs]
     ids = (await through(executor, asyncio.ensure_future(engine.put(jobs)))).ids  # type: ignore[attr-defined]
-    assert engine.bulk_names() == {"one", "two", "three"}
+    assert await engine.bulk_names() == {"one", "two", "three"}
     leases = await engine.reserve((), 2, holder="w")
     assert [lease.bulk for lease in leases] == refs[:2]
     assert (await engine.job(ids[0]))["size"] == 100_000
@@ -447,7 +447,7 @@ async def test_an_oversize_payload_is_deleted_only_after_the_end_of_its_job_is_d
         await through(executor, end)
     await come_to_rest()
     assert sorted(store.deleted) == ["one", "three"]  # what was buried keeps its payload
-    assert engine.bulk_names() == {"two"}
+    assert await engine.bulk_names() == {"two"}
 
 
 async def test_a_payload_stays_without_a_word_when_the_journal_fails_before_its_turn() -> None:

@@ -51,7 +51,7 @@ async def test_a_batch_tells_which_are_duplicates(queue: Queue) -> None:
     assert inserted.ids[2] == first
     assert inserted.ids[3] == inserted.ids[1]
     assert len(set(inserted.ids)) == 4
-    assert queue.counts()["ready"] == 4
+    assert (await queue.counts())["ready"] == 4
 
 
 async def test_callers_at_the_same_time_get_one_job(queue: Queue) -> None:
@@ -59,7 +59,7 @@ async def test_callers_at_the_same_time_get_one_job(queue: Queue) -> None:
     inserted = await asyncio.gather(*(queue.engine.put([keyed("k")]) for _ in range(5)))
     assert len({one.ids[0] for one in inserted}) == 1
     assert sorted(one.duplicates for one in inserted) == [(), (0,), (0,), (0,), (0,)]
-    assert queue.counts()["ready"] == 1
+    assert (await queue.counts())["ready"] == 1
 
 
 async def test_who_waited_for_an_insert_that_failed_is_told(queue: Queue) -> None:

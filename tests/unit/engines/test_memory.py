@@ -39,7 +39,7 @@ async def test_at_the_limit_inserts_are_busy_and_the_rest_goes_on() -> None:
     with pytest.raises(Busy, match=str(LIMIT)):
         for _ in range(1000):
             ids += await queue.put(*(new_job(data=b'"%s"' % (b"x" * 200)) for _ in range(20)))
-    memory = queue.engine.stats()["memory"]
+    memory = (await queue.engine.stats())["memory"]
     assert LIMIT <= memory["bytes"] < 1.1 * LIMIT
     assert memory["payload_bytes"] <= 10_000
     with pytest.raises(Busy):
@@ -60,6 +60,6 @@ async def test_a_backlog_over_the_limit_starts() -> None:
     with pytest.raises(Busy):
         for _ in range(1000):
             await queue.put(*(new_job() for _ in range(100)))
-    before = queue.counts()
+    before = await queue.counts()
     await queue.restart("crash")
-    assert queue.counts() == before
+    assert await queue.counts() == before

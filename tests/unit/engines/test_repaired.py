@@ -121,7 +121,7 @@ async def check_repaired(disk: SimDisk, last: int) -> None:
     queue = Queue(harness, await harness.make_engine())
     shown = {int(job["id"].rpartition("-")[2]): job["state"] for job in await queue.everything()}
     assert shown == left.states
-    counts = queue.counts()
+    counts = await queue.counts()
     for state in ("ready", "delayed", "reserved", "buried"):
         assert counts[state] == sum(known == state for known in left.states.values())
     given = await queue.take_ids()

@@ -34,7 +34,7 @@ async def put_beyond_the_window(queue: Queue) -> list[str]:
     """Three jobs of the type ``t``: the first in memory, the others only in the journal."""
     first = await queue.put_one(data=b'"1"')
     await queue.put(*(new_job("filler", b'"%s"' % (b"x" * 2000), delay=99) for _ in range(2)))
-    assert queue.engine.stats()["memory"]["payload_bytes"] < PAYLOAD_WINDOW
+    assert (await queue.engine.stats())["memory"]["payload_bytes"] < PAYLOAD_WINDOW
     return [
         first,
         *await queue.put(new_job(data=b'"%s"' % (b"2" * 3000)), new_job(data=b'"%s"' % (b"3" * 3000))),
@@ -58,7 +58,7 @@ async def test_jobs_whose_payload_cannot_be_read_now_keep_their_place(
     harness.disk.inject = FaultAt(1, Fault("error", lack), kinds=("open",), path=".seg", lasting=True)
     assert await queue.take_ids(types=["t"]) == ids[:1]
     assert await queue.take_ids(types=["t"]) == []
-    assert queue.counts() == {**queue.counts(), "ready": 2, "reserved": 1, "buried": 0}
+    assert await queue.counts() == {**await queue.counts(), "ready": 2, "reserved": 1, "buried": 0}
     with pytest.raises(Busy, match="cannot be read now"):
         await queue.engine.job(ids[1])
     await queue.advance(1)
@@ -91,15 +91,15 @@ async def test_compaction_waits_when_an_entry_cannot_be_read_now(
     lack = Fault("error", errno.EMFILE)
     harness.disk.inject = FaultAt(1, lack, kinds=("open", "pread"), path="0000000001.seg", lasting=True)
     engine = queue.engine
-    engine._ledger._forget_entry(int(keep.rpartition("-")[2]))  # type: ignore[attr-defined]
+    engine._ledger.forget_entry(int(keep.rpartition("-")[2]))  # type: ignore[attr-defined]
     with capture_logs() as logs:
         await queue.advance(1)
         await come_to_rest()
-    assert (engine.stats()["journal"]["carried"], logs) == (0, [])
+    assert ((await engine.stats())["journal"]["carried"], logs) == (0, [])
     harness.disk.inject = None
     await queue.advance(1)
     await come_to_rest(50)
-    assert engine.stats()["journal"]["carried"] == 1
+    assert (await engine.stats())["journal"]["carried"] == 1
     assert await queue.state(keep) == "delayed"
 
 
@@ -110,7 +110,7 @@ async def test_a_segment_that_is_gone_stops_the_journal_and_buries_nothing(
     harness.disk.inject = FaultAt(1, Fault("error", errno.ENOENT), kinds=("open",), path=".seg", lasting=True)
     with pytest.raises(JournalFailed):
         await queue.take(3, ["t"])
-    assert queue.counts()["buried"] == 0
+    assert (await queue.counts())["buried"] == 0
     with pytest.raises(JournalFailed):
         await queue.put_one()
     harness.disk.inject = None

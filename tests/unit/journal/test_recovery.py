@@ -535,20 +535,20 @@ async def test_a_start_that_died_before_its_manifest_begins_anew(rig: Rig) -> No
 
 async def test_a_newer_manifest_is_refused(rig: Rig) -> None:
     await filled(rig)
-    swap_manifest(rig, format=3)
-    assert "format 3" in str(refused(rig, NewerFormat))
+    swap_manifest(rig, format=9)
+    assert "format 9" in str(refused(rig, NewerFormat))
 
 
 async def test_a_newer_manifest_of_another_shape_is_refused_as_newer(rig: Rig) -> None:
     from zlib import crc32
 
     await filled(rig)
-    line = b'{"format":3,"chapters":{"a":1},"segments":"elsewhere"}'
+    line = b'{"format":9,"chapters":{"a":1},"segments":"elsewhere"}'
     rig.disk.put(MANIFEST, b"%b\n%08x\n" % (line, crc32(line)))
-    assert "format 3" in str(refused(rig, NewerFormat))
+    assert "format 9" in str(refused(rig, NewerFormat))
 
 
-@pytest.mark.parametrize(("offset", "value"), [(8, 3), (10, 1)])  # format, flags
+@pytest.mark.parametrize(("offset", "value"), [(8, 9), (10, 1)])  # format, flags
 async def test_a_newer_segment_is_refused(rig: Rig, offset: int, value: int) -> None:
     from zlib import crc32
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 import msgspec
 
 from ...core import record
-from ...core.job import NO_OPTIONS, NewJob
+from ...core.job import NO_OPTIONS, JobOptions, NewJob
 from ...core.record import FLAG_BINARY, FLAG_BULK
 from ...errors import Busy, DiskFull, ShuttingDown
 from ...journal.log import Location
@@ -18,6 +18,7 @@ from .index import DELAYED, READY, Index
 from .keys import KEY_BYTES, KeyIndex
 from .ledger import Ledger
 from .table import pack_meta
+from .unique import Name
 
 _READY, _DELAYED = int(READY), int(DELAYED)  # plain integers: an IntEnum's arithmetic is slow
 #: Bytes an entry takes beside its payload, at a guess that is mostly too high.
@@ -51,7 +52,7 @@ class Batch:
         self._special: list[tuple[int, NewJob]] = []
         add_entry, add_due, add_meta = self.entries.append, self._dues.append, self._metas.append
         encode = record.encode_accept
-        like: tuple[str, int, bool] | None = None
+        like: tuple[str, int, bool, str | None] | None = None
         meta, type_bytes, add_number = 0, b"", add_due  # of the first job's kind, soon
         number = first
         for job in jobs:
@@ -63,7 +64,7 @@ class Batch:
                     flags |= FLAG_BULK
                 self._special.append((number, job))
             prio, due = job.prio, now + job.delay
-            kind = (job.type, prio, due > now)
+            kind = (job.type, prio, due > now, job.options.fair)
             if kind != like:  # jobs mostly come in runs of one kind
                 like = kind
                 meta, add_number = self._group(*kind)
@@ -73,14 +74,17 @@ class Batch:
             add_meta(meta)
             add_number(number)
             number += 1
+        index.join(self._groups)
         self._sizes = list(map(len, self.entries))
         self.size = sum(self._sizes)
 
-    def _group(self, type_: str, prio: int, delayed: bool) -> tuple[int, Callable[[int], None]]:
+    def _group(
+        self, type_: str, prio: int, delayed: bool, key: str | None
+    ) -> tuple[int, Callable[[int], None]]:
         """What the table calls such jobs, and where to put their numbers."""
         if not delayed:
             self.ready[type_] = None
-        meta = pack_meta(self._index.type_id(type_), prio, _DELAYED if delayed else _READY)
+        meta = pack_meta(self._index.lane(type_, key).id, prio, _DELAYED if delayed else _READY)
         return meta, self._groups.setdefault(meta, []).append
 
     def enter(self, keys: KeyIndex, location: Location) -> None:
@@ -98,7 +102,7 @@ class Batch:
 
 
 class Acceptor:
-    """Takes new jobs: room, idempotency keys, journal, index.
+    """Takes new jobs: room, keys, journal, index.
 
     Args:
         ledger: the books.
@@ -110,18 +114,28 @@ class Acceptor:
         self._ledger = ledger
         self._make_room = make_room
         self.memory_limit = memory_limit
-        self._keys_pending: dict[str, asyncio.Future[int]] = {}
+        self._keys_under_way: dict[str, int] = {}
+        self._under_way: dict[int, asyncio.Future[Location]] = {}
         self.closing = False
 
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
+        await self.admit(jobs)
+        if any(job.options is not NO_OPTIONS and _may_meet(job.options) for job in jobs):
+            return await self._put_once(jobs)
+        first, durable = self._begin(jobs)
+        await durable
+        return Inserted(self._ledger.ids(first, len(jobs)))
+
+    async def admit(self, jobs: Sequence[NewJob]) -> None:
+        """Return when there is room for jobs, which are to be entered before anything is awaited.
+
+        Raises:
+            Busy, DiskFull, ShuttingDown, JournalFailed: there is none.
+        """
         size = sum(len(job.data) for job in jobs) + _ENTRY_OVERHEAD * len(jobs)
         self._ledger.reserve(len(jobs))
         await self._find_room(size)
         self._admit(size)
-        if any(job.options.key is not None for job in jobs):
-            return await self._put_keyed(jobs)
-        first = await self._put(jobs)
-        return Inserted(self._ledger.ids(first, len(jobs)))
 
     async def _find_room(self, size: int) -> None:
         """Return when there is room, or none can be made. Others may take what was made while we waited."""
@@ -149,61 +163,130 @@ class Acceptor:
         """Estimated bytes kept in memory because of jobs."""
         return self._ledger.index.memory + self._ledger.cached + len(self._ledger.keys) * KEY_BYTES
 
-    async def _put(self, jobs: Sequence[NewJob]) -> int:
-        """Journal new jobs; when they are durable, into the index. Returns the first one's number."""
-        first = self._ledger.journal.take_sequences(len(jobs))
+    async def enter(self, jobs: Sequence[NewJob], also: Callable[[int], bytes]) -> int:
+        """Journal new jobs that were admitted and have no keys; returns the first one's number, durable.
+
+        Args:
+            jobs: the jobs.
+            also: makes an entry, with this sequence, that stands or falls with them.
+        """
+        first, durable = self._begin(jobs, also=also)
+        await durable
+        return first
+
+    def _begin(
+        self,
+        jobs: Sequence[NewJob],
+        entered: Callable[[], None] | None = None,
+        also: Callable[[int], bytes] | None = None,
+    ) -> tuple[int, asyncio.Future[Location]]:
+        """Journal new jobs; when they are durable, they go into the index.
+
+        Args:
+            jobs: the jobs.
+            entered: called when they are there.
+            also: see :meth:`enter`.
+
+        Returns:
+            The first one's number, and what resolves after all that.
+        """
+        count = len(jobs)
+        first = self._ledger.journal.take_sequences(count + (also is not None))
         batch = Batch(jobs, first, self._ledger.now(), self._ledger.index)
+        entries = batch.entries if also is None else [*batch.entries, also(first + count)]
 
         def enter(location: Location) -> None:
             batch.enter(self._ledger.keys, location)
             self._ledger.keep(first, batch.entries, batch.size)
+            if entered is not None:
+                entered()
             if batch.ready:
                 self._ledger.notify(list(batch.ready))
             if self._ledger.watchers:
                 index = self._ledger.index
-                rows = map(index.table.row, range(first, first + len(jobs)))
+                rows = map(index.table.row, range(first, first + count))
                 self._ledger.happened_now("accepted", (self._ledger.job(row) for row in rows if row))
 
-        await self._ledger.journal.append(batch.entries, first, enter)
-        return first
+        durable = self._ledger.journal.append(entries, first, enter)
+        return first, durable
 
-    async def _put_keyed(self, jobs: Sequence[NewJob]) -> Inserted:
-        """Insert the jobs whose key is new; the others get the id of the job that used theirs first."""
-        now = self._ledger.now()
-        numbers: list[int | asyncio.Future[int]] = []
+    async def _put_once(self, jobs: Sequence[NewJob]) -> Inserted:
+        """Insert the jobs that are new; the others get the id of the one that has their key.
+
+        All is decided and appended in one turn of the loop, so what others insert meanwhile is known by then.
+        """
+        ledger, now = self._ledger, self._ledger.now()
+        first = ledger.journal.next_sequence
+        numbers: list[int] = []
         fresh: list[NewJob] = []
-        own: list[tuple[str, asyncio.Future[int]]] = []
         duplicates: list[int] = []
+        keys: dict[str, int] = {}
+        names: dict[Name, int] = {}
         for position, job in enumerate(jobs):
-            key = job.options.key
-            known = None if key is None else self._keys_pending.get(key) or self._ledger.keys.find(key, now)
-            if known is not None:
+            number = self._earlier(job, keys, names, now)
+            if number is None:
+                number = first + len(fresh)
+                fresh.append(job)
+                if job.options.key is not None:
+                    keys[job.options.key] = number
+                if job.options.unique is not None:
+                    names[job.type, job.options.unique.key] = number
+            else:
                 duplicates.append(position)
-                numbers.append(known)
-                continue
-            number: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-            own.append((key or "", number))
-            if key is not None:
-                self._keys_pending[key] = number
-            fresh.append(job)
             numbers.append(number)
-        # A caller that gives up must not take back what later callers with its keys wait for.
-        await asyncio.shield(asyncio.ensure_future(self._put_fresh(fresh, own)))
-        ids = [self._ledger.id_of(number if isinstance(number, int) else await number) for number in numbers]
-        return Inserted(ids, tuple(duplicates))
+        if fresh:
+            self._begin_once(fresh, keys)
+        if any(jobs[position].options.unique is not None for position in duplicates):
+            # What makes a job stand may have been done a moment ago: a kick, the end of an attempt. The reply
+            # says that it stands, so it waits for that to be durable, too.
+            await ledger.journal.sync()
+        for durable in dict.fromkeys(map(self._under_way.get, numbers)):
+            if durable is not None:
+                # A caller that gives up must not take back what others wait for.
+                await asyncio.shield(durable)
+        return Inserted([ledger.id_of(number) for number in numbers], tuple(duplicates))
 
-    async def _put_fresh(self, jobs: list[NewJob], own: list[tuple[str, asyncio.Future[int]]]) -> None:
-        """Insert jobs and tell their numbers to who waits for them, the same key's later callers too."""
-        try:
-            first = await self._put(jobs) if jobs else 0
-        except BaseException as error:
-            for _key, number in own:
-                number.set_exception(error)
-                number.exception()
-            raise
-        else:
-            for value, (_key, number) in enumerate(own, first):
-                number.set_result(value)
-        finally:
-            for key, _number in own:
-                self._keys_pending.pop(key, None)
+    def _earlier(self, job: NewJob, keys: dict[str, int], names: dict[Name, int], now: int) -> int | None:
+        """The job that used this one's key before, or else stands with its unique key; None: it is new.
+
+        Args:
+            job: the job.
+            keys, names: what jobs before it in the same call have.
+            now: microseconds since 1970.
+        """
+        key, unique = job.options.key, job.options.unique
+        if key is not None and (
+            number := keys.get(key) or self._keys_under_way.get(key) or self._ledger.keys.find(key, now)
+        ):
+            return number
+        if unique is None:
+            return None
+        name = (job.type, unique.key)
+        return names.get(name) or self._ledger.index.unique.find(name)
+
+    def _begin_once(self, jobs: list[NewJob], keys: dict[str, int]) -> None:
+        """:meth:`_begin`, with callers who want the same jobs meanwhile in mind.
+
+        Args:
+            jobs: the jobs.
+            keys: their idempotency keys, and the job that each is for.
+        """
+
+        def entered() -> None:
+            for number in numbers:
+                del self._under_way[number]
+            for key in keys:
+                self._keys_under_way.pop(key, None)
+
+        first, durable = self._begin(jobs, entered)
+        numbers = range(first, first + len(jobs))
+        self._under_way.update(dict.fromkeys(numbers, durable))
+        self._keys_under_way.update(keys)
+        for number, job in enumerate(jobs, first):
+            if job.options.unique is not None:
+                self._ledger.index.unique.add(number, job.type, job.options.unique)
+
+
+def _may_meet(options: JobOptions) -> bool:
+    """Whether another job with the same key may be there already."""
+    return options.key is not None or options.unique is not None

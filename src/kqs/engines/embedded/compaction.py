@@ -5,8 +5,8 @@ one, so nothing that stays behind needs an entry of what went, and no tombstones
 that is stuck for long is copied once each time the log goes round; since that starts only when more than half
 of the log is dead, a byte is copied once for each byte appended, at most.
 
-Ensures: a segment is dropped only after every carry entry that replaces its live jobs, and every keys entry
-that replaces its keys, is durable.
+Ensures: a segment is dropped only after every carry entry that replaces its live jobs, and every entry that
+replaces its keys, results, pauses and marks of crons, is durable.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ class Compactor:
 
     Args:
         ledger: the books.
-        carry_pauses: writes the pauses that stand in some segments again.
+        carry: write again what stands in some segments and is of no job: pauses, marks of crons.
     """
 
-    def __init__(self, ledger: Ledger, carry_pauses: Callable[[list[int]], Awaitable[None]]) -> None:
+    def __init__(self, ledger: Ledger, *carry: Callable[[list[int]], Awaitable[None]]) -> None:
         self._ledger = ledger
-        self._carry_pauses = carry_pauses
+        self._carry_others = carry
         self._task: asyncio.Task[None] | None = None
         self.carried = 0
 
@@ -91,7 +91,7 @@ class Compactor:
             return  # the server is stopping for it; or an entry can't be read just now: the next pass will
 
     async def _drop(self, segments: list[int]) -> None:
-        """Give up segments no live job stands in, after their keys, results and pauses were carried."""
+        """Give up segments no live job stands in, after what else stands there was carried."""
         ledger = self._ledger
         for data in ledger.keys.standing_in(segments, ledger.now()):
             first = ledger.journal.take_sequences(1)
@@ -99,7 +99,8 @@ class Compactor:
             segment, _offset = await ledger.journal.append([entry], first)
             ledger.keys.carried(data, segment)
         await self._carry_results(segments)
-        await self._carry_pauses(segments)
+        for carry in self._carry_others:
+            await carry(segments)
         ledger.keys.dropped(segments)
         ledger.index.results.dropped(segments)
         for number in segments:
@@ -163,6 +164,7 @@ class Compactor:
             place = location.segment << 32 | location.offset
             for number, old, size, error in moved:
                 ledger.index.carried(number, old, place, size, error)
+                ledger.forget_entry(number)  # the new one has the error, too
                 place += size
 
         await journal.append(parts, journal.take_sequences(len(parts)), carried)

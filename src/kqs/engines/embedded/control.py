@@ -13,20 +13,14 @@ from ...core.job import SECOND
 from ...core.lifecycle import Event, State
 from ...errors import Conflict
 from ...ports import Revoked, Selection
-from .index import BURIED, DELAYED, DONE, READY, RESERVED
-from .job import LiveJob, receipt_of
-from .ledger import Ledger, error_of
-from .pauses import Pause
+from ..marks import Pause, Paused
+from ..rules import VERBS, error_of
+from .index import DONE, RESERVED
+from .job import LiveJob
+from .ledger import Ledger
 from .replay import EventOptions
 from .settle import Settler
 
-#: verb -> (states it is for when none is named, states it may be for).
-_STATES: Final[dict[str, tuple[frozenset[State], frozenset[State]]]] = {
-    "kick": (frozenset({BURIED}), frozenset({BURIED, DELAYED})),
-    "bury": (frozenset({DELAYED, READY}), frozenset({DELAYED, READY, RESERVED})),
-    "delete": (frozenset({DELAYED, READY, BURIED}), frozenset({DELAYED, READY, RESERVED, BURIED})),
-    "cancel": (frozenset({DELAYED, READY, RESERVED}), frozenset({DELAYED, READY, RESERVED, BURIED})),
-}
 #: Jobs changed in one append, and looked at between two turns of the loop.
 _AT_ONCE: Final = 1000
 _SCAN: Final = 20_000
@@ -51,14 +45,16 @@ class Controller:
         for job in jobs:
             if job.state is DONE:
                 raise Conflict(f"job {self._ledger.id_of(job.number)} is done already", field="id")
-            if job.state not in _STATES[verb][1]:
+            if job.state not in VERBS[verb][1]:
                 raise Conflict(f"a {job.state.name.lower()} job can't take {verb}", field="id")
-        await self._do(verb, jobs)
-        return len(jobs)
+        if verb == "kick" and (clash := self._ledger.index.unique.clash(job.number for job in jobs)):
+            own, other = map(self._ledger.named, clash)
+            raise Conflict(f"{own} can't be kicked: {other} has the same unique key", field="id")
+        return await self._do(verb, jobs)
 
     async def _matching(self, verb: str, selection: Selection) -> int:
         """By type, state and age: some at a time, so that a million of them hold nobody up."""
-        usual, allowed = _STATES[verb]
+        usual, allowed = VERBS[verb]
         states = usual
         if selection.state is not None:
             states = frozenset({State[selection.state.upper()]})
@@ -67,8 +63,8 @@ class Controller:
         count, start = 0, 0
         while selection.limit is None or count < selection.limit:
             numbers, start = self._find(selection, states, start, count)
-            await self._do(verb, [self._ledger.job(self._ledger.index.row(number)) for number in numbers])
-            count += len(numbers)
+            jobs = [self._ledger.job(self._ledger.index.row(number)) for number in numbers]
+            count += await self._do(verb, jobs)
             if start < 0:
                 break
             await asyncio.sleep(0)
@@ -95,8 +91,11 @@ class Controller:
                 return found, start
         return found, start if next(index.table.rows(start), None) is not None else -1
 
-    async def _do(self, verb: str, jobs: list[LiveJob]) -> None:
-        """Apply a verb to jobs that can take it; returns when that is durable."""
+    async def _do(self, verb: str, jobs: list[LiveJob]) -> int:
+        """Apply a verb to jobs that can take it; returns when that is durable, with how many they were.
+
+        A unique job is not kicked while another one with its key stands.
+        """
         ledger, now = self._ledger, self._ledger.now()
         parts: list[bytes] = []
         ready: dict[str, None] = {}
@@ -105,7 +104,7 @@ class Controller:
         for job in jobs:
             sequence = first + len(parts)
             if job.state is RESERVED:
-                revoked.append(Revoked(receipt_of(job), job.holder))
+                revoked.append(Revoked(job.receipt, job.holder))
             if verb == "cancel" and job.state is RESERVED:
                 parts.append(ledger.event(Event.CANCEL, sequence, job, now, now))
                 ledger.index.cancel(job)
@@ -119,23 +118,24 @@ class Controller:
             elif verb == "bury":
                 error = error_of("buried by hand", now, "bury")
                 parts.append(ledger.move(job, Event.BURY, sequence, now, error=error))
-            else:
+            elif not ledger.index.unique.other(job.number):
                 parts.append(ledger.move(job, Event.KICK, sequence, now))
                 ready[job.type] = None
         if revoked:
             ledger.revoked(revoked)
         await ledger.append(parts, ready)
+        return len(parts)
 
     # -- pauses ---------------------------------------------------------------------------------
 
-    async def pause(self, type: str, paused: bool) -> None:
+    async def pause(self, type: str, paused: bool, by: str) -> None:
         """Hand out no job of a type, or do again; durable."""
-        ledger = self._ledger
+        ledger, now = self._ledger, self._ledger.now()
         if paused:
-            ledger.index.pause(type, ledger.journal.open_segment)
+            ledger.index.pause(type, Paused(by, now, ledger.journal.open_segment))
         else:
             ledger.index.resume(type)
-        await self._write(Pause(type, paused))
+        await self._write(Pause(type, paused, by, now))
         if not paused:
             ledger.notify([type])
 
@@ -143,14 +143,14 @@ class Controller:
         first = self._ledger.journal.next_sequence
 
         def placed(place: int) -> None:
-            if pause.type in self._ledger.index.paused:
-                self._ledger.index.paused[pause.type] = place >> 32
+            if (paused := self._ledger.index.paused.get(pause.type)) is not None:
+                paused.segment = place >> 32
 
         self._ledger.when_placed(first, placed)
         await self._ledger.append([record.encode_data(record.PAUSE, first, msgspec.json.encode(pause))])
 
     async def carry(self, segments: list[int]) -> None:
         """Write the pauses that stand in these segments again."""
-        for type, segment in list(self._ledger.index.paused.items()):
-            if segment in segments:
-                await self._write(Pause(type, True))
+        for type, paused in list(self._ledger.index.paused.items()):
+            if paused.segment in segments:
+                await self._write(Pause(type, True, paused.by, paused.at))

@@ -8,7 +8,7 @@ between restores the lease.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,12 +18,14 @@ from ...core import record
 from ...core.job import SECOND, NewJob
 from ...core.outcome import Settlement
 from ...core.record import FLAG_BINARY, FLAG_LOCAL, Damaged, Newer
+from ...core.shares import Shares
 from ...errors import Busy, DamagedJournal
 from ...journal.log import Journal
 from ...journal.scan import Apply
 from ...ports import (
     BulkStore,
     Clock,
+    CronMark,
     Expired,
     Inserted,
     JobEvent,
@@ -36,12 +38,15 @@ from ...ports import (
 from .accept import Acceptor
 from .compaction import Compactor
 from .control import Controller
+from .crons import Crons
+from .export import Kept, live
 from .index import READY
 from .inspect import Inspector
-from .job import LiveJob, receipt_of
+from .job import LiveJob
 from .ledger import Ledger
 from .replay import EventOptions
 from .settle import Settler
+from .why import Explainer
 
 #: Bytes of payload kept in memory; what is over it is read back from the segments.
 PAYLOAD_WINDOW: Final = 64 * 1024 * 1024
@@ -72,7 +77,11 @@ class EmbeddedEngine:
     """
 
     name = "embedded"
-    capabilities = frozenset({"inspect", "idempotency", "expiry", "results", "pause", "cancel", "watch"})
+    max_payload = 1 << 30
+    capabilities = frozenset(
+        {"cancel", "cron", "expiry", "fair_share", "idempotency", "inspect", "leases", "pause"}
+        | {"results", "unique", "watch"}
+    )
 
     def __init__(
         self,
@@ -98,7 +107,9 @@ class EmbeddedEngine:
         self._settler = Settler(ledger, random, bulk)
         self._inspector = Inspector(ledger, bulk)
         self._controller = Controller(ledger, self._settler)
-        self._compactor = Compactor(ledger, self._controller.carry)
+        self._explainer = Explainer(ledger, lambda: not self.journal.has_reserve)
+        self._crons = Crons(ledger, self._acceptor)
+        self._compactor = Compactor(ledger, self._controller.carry, self._crons.carry)
         self._closing = False
         self._held_back = False
         self._reserved_at = self._lack_told = 0
@@ -112,8 +123,21 @@ class EmbeddedEngine:
     def on_revoked(self, notify: Callable[[Sequence[Revoked]], None]) -> None:
         self._ledger.revoked = notify
 
+    def arrange(self, shares: Shares) -> None:
+        self._index.scheduler.arrange(shares, self._ledger.now())
+        self._ledger.tell_reopened()
+
     async def put(self, jobs: Sequence[NewJob]) -> Inserted:
         return await self._acceptor.put(jobs)
+
+    async def fire(self, name: str, upto: int, jobs: Sequence[NewJob]) -> list[str] | None:
+        return await self._crons.fire(name, upto, jobs)
+
+    async def fired(self) -> dict[str, CronMark]:
+        return dict(self._index.crons.marks)
+
+    async def forget_cron(self, name: str) -> None:
+        await self._crons.forget(name)
 
     # -- leasing --------------------------------------------------------------------------------
 
@@ -128,12 +152,13 @@ class EmbeddedEngine:
             return []
         index, journal = self._index, self.journal
         options = msgspec.json.encode(EventOptions(holder=holder))
-        jobs = self._load(index.take(types, limit))
+        jobs = self._load(index.take(types, limit, self._ledger.now()))
         if not jobs:
             return []
         now = self._ledger.now()
         if index.expires and (over := [job for job, _payload in jobs if index.is_over(job.number, now)]):
             self._settler.bury_expired(over)  # the tick comes a little late
+            index.untake([job.number for job in over])
             jobs = [(job, payload) for job, payload in jobs if job.state is READY]
             if not jobs:
                 return []
@@ -164,7 +189,7 @@ class EmbeddedEngine:
             sequence += 1
             leases.append(
                 Lease(
-                    receipt_of(job),
+                    job.receipt,
                     self._ledger.id_of(job.number),
                     job.type,
                     attempt,
@@ -188,6 +213,7 @@ class EmbeddedEngine:
         """Jobs that were taken, and their payloads; those that can't be had now stand in line again."""
         index = self._index
         jobs: list[tuple[LiveJob, bytes]] = []
+        left = dict.fromkeys(numbers)
         try:
             for number in numbers:
                 row = index.row(number)
@@ -196,14 +222,16 @@ class EmbeddedEngine:
                     jobs.append((loaded.job, loaded.payload))
                 except (DamagedJournal, Damaged, Newer) as damage:
                     self._ledger.bury_unreadable(row, damage)
+                    index.untake([number])
+                    del left[number]
         except Busy as busy:
-            index.put_back(numbers[numbers.index(number) :])
+            index.untake(numbers[numbers.index(number) :])
             self._held_back = True
             if (now := self._ledger.now()) - self._lack_told >= _TELL_EVERY:
                 self._lack_told = now
                 structlog.get_logger().warning("jobs wait: their payloads can't be read", reason=str(busy))
         except BaseException:
-            index.put_back(numbers)
+            index.untake(left)
             raise
         return jobs
 
@@ -249,10 +277,10 @@ class EmbeddedEngine:
     async def control(self, verb: str, selection: Selection) -> int:
         return await self._controller.control(verb, selection)
 
-    async def pause(self, type: str, paused: bool) -> None:
-        await self._controller.pause(type, paused)
+    async def pause(self, type: str, paused: bool, *, by: str = "") -> None:
+        await self._controller.pause(type, paused, by)
 
-    def paused(self) -> list[str]:
+    async def paused(self) -> list[str]:
         return sorted(self._index.paused)
 
     def watch(
@@ -265,11 +293,14 @@ class EmbeddedEngine:
         return await self._inspector.job(id, data=data)
 
     async def jobs(
-        self, *, state: str | None, type: str | None, limit: int, after: str | None
+        self, *, state: str | None, type: str | None, fair: str | None = None, limit: int, after: str | None
     ) -> tuple[list[dict[str, Any]], str | None]:
-        return await self._inspector.jobs(state=state, type=type, limit=limit, after=after)
+        return await self._inspector.jobs(state=state, type=type, fair=fair, limit=limit, after=after)
 
-    def stats(self, type: str | None = None) -> dict[str, Any]:
+    async def why(self, id: str) -> dict[str, Any]:
+        return self._explainer.why(id)
+
+    async def stats(self, type: str | None = None) -> dict[str, Any]:
         acceptor = self._acceptor
         return {
             **self._inspector.counts(type),
@@ -281,44 +312,60 @@ class EmbeddedEngine:
             },
             "keys": len(self._ledger.keys),
             "results": len(self._index.results),
-            "paused": self.paused(),
+            "paused": await self.paused(),
+            "delays": self._index.lateness.shown(),
+            "lanes": len(self._index.scheduler),
+            "limits": self._index.scheduler.limits(),
         }
 
-    def bulk_names(self) -> set[str]:
-        """Names of all payloads and results in the bulk store that something refers to."""
+    def live(self) -> Iterator[Kept]:
+        """All live jobs, as they would be inserted into another engine; nothing may change meanwhile."""
+        return live(self._ledger, self._ledger.now())
+
+    async def bulk_names(self) -> set[str]:
         return {ref.name for ref in self._index.bulk.values()} | self._index.results.bulk_names()
 
     @property
+    def accepting(self) -> bool:
+        return self.journal.accepting
+
+    @property
     def longest_ttr(self) -> float:
-        """The longest ttr of the leases that are out, seconds; 0 when none is."""
         return max((job.ttr for job in self._index.leases.values()), default=0) / 1000
 
-    def ready_types(self) -> dict[str, int]:
-        """How many jobs are ready, by type, of the types that have any and are not paused."""
-        paused = self._index.paused
-        return {
-            name: counts[READY]
-            for name, counts in self._index.counts.items()
-            if counts[READY] and name not in paused
-        }
+    async def ready_types(self, among: Callable[[str], bool] | None = None) -> Iterator[tuple[str, int]]:
+        return self._ready_types(among)
+
+    def _ready_types(self, among: Callable[[str], bool] | None = None) -> Iterator[tuple[str, int]]:
+        held_back = self._index.scheduler.held_back
+        for name, counts in self._index.counts.items():
+            if counts[READY] and (among is None or among(name)) and not held_back(name):
+                yield name, counts[READY]
 
     # -- time and space -------------------------------------------------------------------------
 
-    def tick(self) -> list[Expired]:
+    async def tick(self) -> list[Expired]:
         now = self._ledger.now()
         released = self._index.release_due(now)
+        self._index.scheduler.tick(now)
+        self._ledger.tell_reopened()
         if released:
             self._ledger.notify(released)
         self._settler.tidy()
         self._reserve()
         self._compactor.poke()
         return [
-            Expired(receipt_of(job), self._ledger.id_of(job.number), job.holder, job.ttr / 1000)
+            Expired(job.receipt, self._ledger.id_of(job.number), job.holder, job.ttr / 1000)
             for job in self._index.pop_expired(now)
         ]
 
     def next_wake(self) -> int | None:
         return self._index.next_wake()
+
+    @property
+    def behind(self) -> bool:
+        """Whether a :meth:`tick` should follow soon: more was due than it does in one go."""
+        return self._index.behind
 
     async def _make_room(self) -> None:
         """Wait for the next spare segment when space is short, rather than refuse at once.
@@ -344,7 +391,7 @@ class EmbeddedEngine:
         self._ledger.reserve(retry=retry)
         if self._held_back and self.journal.has_reserve:
             self._held_back = False
-            self._ledger.notify(list(self.ready_types()))
+            self._ledger.notify([name for name, _count in self._ready_types()])
 
     async def close(self) -> None:
         self._closing = self._acceptor.closing = True

@@ -9,19 +9,21 @@ in memory as well.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Iterator
 from typing import Any, Final, NamedTuple
 
+from ...core.fairshare import Scheduler
 from ...core.job import BulkRef
+from ...core.lanes import Lane
 from ...core.lifecycle import Event, State, step
-from ...core.ready import ReadyQueue
-from ...core.recent import Recent
+from ...core.recent import Lateness, Recent
 from ...core.record import Damaged, EventRecord
 from ...core.timers import DeadlineWheel, DueCalendar
+from ..marks import CronIndex, Paused
 from .job import LiveJob, Loaded, load, receipt_of
 from .results import RESULT_BYTES, ResultIndex
-from .table import PRIO_MASK, ROW_BYTES, STATE_BITS, STATE_MASK, TYPE_SHIFT, JobTable, Row, pack_meta
+from .table import LANE_SHIFT, PRIO_MASK, ROW_BYTES, STATE_BITS, STATE_MASK, JobTable, Row, pack_meta
+from .unique import UniqueIndex
 
 READY: Final = State.READY
 RESERVED: Final = State.RESERVED
@@ -31,10 +33,13 @@ DONE: Final = State.DONE
 
 HISTORY: Final = 10_000
 SETTLED: Final = 50_000
-#: Estimates of memory, measured by bench/memory.py: a row with its place in line, a lease, a job type.
+#: Delayed jobs released in one go, so that others get their turn between.
+RELEASED_AT_ONCE: Final = 2000
+#: Estimates of memory: a row with its place in line, a lease, a job type, a lane.
 _ROW: Final = ROW_BYTES + 16
 _LEASE: Final = 1200
 _TYPE: Final = 600
+_LANE: Final = 900
 #: An expiry: two dict entries and a place in the calendar.
 _EXPIRY: Final = 150
 
@@ -57,9 +62,13 @@ class Finished(NamedTuple):
 
 
 class Index:
-    """All live jobs, and a memory of the latest that are done."""
+    """All live jobs, and a memory of the latest that are done.
 
-    def __init__(self) -> None:
+    Args:
+        now: the time of the start, microseconds.
+    """
+
+    def __init__(self, now: int = 0) -> None:
         self.table = JobTable()
         self.leases: dict[str, LiveJob] = {}
         self.leased: dict[int, LiveJob] = {}
@@ -70,30 +79,41 @@ class Index:
         self.bulk: dict[int, BulkRef] = {}
         self.expires: dict[int, int] = {}
         self.results = ResultIndex()
-        self.paused: dict[str, int] = {}
+        self.unique = UniqueIndex()
+        self.crons = CronIndex()
+        self.paused: dict[str, Paused] = {}
         self.history: Recent[int, LiveJob | Finished] = Recent(HISTORY)
         self.settled: Recent[str, str] = Recent(SETTLED)
-        self._types: list[str] = []
-        self._type_ids: dict[str, int] = {}
-        self._ready = ReadyQueue()
+        self.scheduler = Scheduler(now)
         self._delayed = DueCalendar(self._due_of_delayed)
         self._expiry = DeadlineWheel()
         self._expiries = DueCalendar(self.expires.get)
-        self._overdue: deque[int] = deque()
+        self.lateness = Lateness()
 
     # -- rows -----------------------------------------------------------------------------------
 
-    def type_id(self, type_: str) -> int:
-        """The number a type has here."""
-        found = self._type_ids.get(type_)
-        if found is None:
-            found = self._type_ids[type_] = len(self._types)
-            self._types.append(type_)
-            self.counts[type_] = [0] * 6
-        return found
+    def lane(self, type_: str, key: str | None = None) -> Lane:
+        """The lane of a type and fairness key; one without live jobs may be gone at the next turn."""
+        lane = self.scheduler.lane(type_, key)
+        if not lane.kind.counts:
+            lane.kind.counts = self.counts[type_] = [0] * 6
+        return lane
+
+    def join(self, groups: dict[int, list[int]]) -> None:
+        """Jobs are about to be entered: their lanes stay.
+
+        Args:
+            groups: numbers, by ``meta``.
+        """
+        lane_at = self.scheduler.lane_at
+        for meta, numbers in groups.items():
+            lane_at(meta >> LANE_SHIFT).live += len(numbers)
+
+    def lane_of(self, row: Row) -> Lane:
+        return self.scheduler.lane_at(row.chunk.meta[row.at] >> LANE_SHIFT)
 
     def type_of(self, row: Row) -> str:
-        return self._types[row.chunk.meta[row.at] >> TYPE_SHIFT]
+        return self.lane_of(row).type
 
     @staticmethod
     def state_of(row: Row) -> State:
@@ -115,46 +135,23 @@ class Index:
         return (
             len(self.table) * _ROW
             + len(self.leases) * _LEASE
-            + len(self._types) * _TYPE
+            + len(self.counts) * _TYPE
+            + len(self.scheduler) * _LANE
             + len(self.expires) * _EXPIRY
             + len(self.results) * RESULT_BYTES
+            + self.unique.memory
         )
 
     # -- moving ---------------------------------------------------------------------------------
 
-    def add(self, number: int, type_: str, prio: int, due: int, delayed: bool, place: int, size: int) -> Row:
-        """A job was accepted.
-
-        Args:
-            number: its number.
-            type_, prio, due: as accepted.
-            delayed: whether ``due`` is still to come.
-            place, size: of its entry.
-        """
-        type_id = self._type_ids.get(type_)
-        if type_id is None:
-            type_id = self.type_id(type_)
-        state = DELAYED if delayed else READY
-        row = self.table.add(number, place, size, due, type_id << TYPE_SHIFT | prio << STATE_BITS | state)
-        segment = place >> 32
-        try:
-            self.in_segment[segment] += 1
-        except KeyError:
-            self.in_segment[segment] = 1
-        self.live_bytes += size
-        self.counts[type_][state] += 1
-        if delayed:
-            self._delayed.add(number, due)
-        else:
-            self._ready.push(prio, type_, number)
-        return row
-
     def lease(
         self, job: LiveJob, now: int, attempt: int, nonce: int, expires: int, holder: str, local: bool
     ) -> None:
-        """A ready job goes to a worker."""
+        """A ready job that was taken goes to a worker."""
         row = self.row(job.number)
-        step(self.state_of(row), Event.LEASE)
+        step(job.state, Event.LEASE)
+        assert job.lane is not None
+        job.charged = job.lane.charge
         self._set_state(row, job, RESERVED)
         job.attempt = row.chunk.attempt[row.at] = attempt
         job.nonce = nonce
@@ -162,12 +159,18 @@ class Index:
         job.expires = expires
         job.holder = holder
         job.local = local
-        self.hold(job)
+        self._hold(job)
 
     def hold(self, job: LiveJob) -> None:
-        """Enter a reserved job into the books of leases."""
+        """Enter a job that was reserved before the start into the books of leases."""
+        assert job.lane is not None
+        self.scheduler.resumed(job.lane)
+        self._hold(job)
+
+    def _hold(self, job: LiveJob) -> None:
         self._expiry.add(job.number, job.expires)
-        self.leases[receipt_of(job)] = job
+        job.receipt = receipt_of(job)
+        self.leases[job.receipt] = job
         self.leased[job.number] = job
         self.holders.setdefault(job.holder, {})[job.number] = job
 
@@ -179,22 +182,28 @@ class Index:
 
     def _set_state(self, row: Row, job: LiveJob, state: State) -> None:
         meta = row.chunk.meta[row.at]
-        counts = self.counts[job.type]
+        counts = self.lane_of(row).kind.counts
         counts[meta & STATE_MASK] -= 1
         counts[state] += 1
         job.state = state
-        row.chunk.meta[row.at] = pack_meta(meta >> TYPE_SHIFT, job.prio, state)
+        row.chunk.meta[row.at] = pack_meta(meta >> LANE_SHIFT, job.prio, state)
+        if self.unique:
+            self.unique.moved(job.number, state)
 
     def drop_lease(self, job: LiveJob) -> None:
-        """Take a reserved job out of the books of leases."""
+        """Take a reserved job out of the books of leases; its lane is charged what it cost."""
+        assert job.lane is not None
+        self.scheduler.ended(job.lane, job.prio, job.charged, job.cost, learn=job.cost > 0)
+        job.charged, job.cost = 0.0, -1
         self._expiry.remove(job.number, job.expires)
-        del self.leases[receipt_of(job)]
+        del self.leases[job.receipt]
         del self.leased[job.number]
         held = self.holders[job.holder]
         del held[job.number]
         if not held:
             del self.holders[job.holder]
         job.nonce = 0
+        job.receipt = ""
         job.holder = ""
         job.local = False
         job.cancelled = False
@@ -214,15 +223,16 @@ class Index:
             said: by its worker, when that differs.
         """
         row = self.row(job.number)
-        after = step(self.state_of(row), event)
+        after = step(job.state, event)
         if job.state is RESERVED:
-            self.settled[receipt_of(job)] = said or outcome
+            self.settled[job.receipt] = said or outcome
             self.drop_lease(job)
         self._set_state(row, job, after)
         job.finished = now
         job.outcome = outcome
         job.error_place = row.chunk.error[row.at]
         self.forget(row)
+        job.lane = None
         self.history[job.number] = job
 
     def move(
@@ -254,7 +264,7 @@ class Index:
         after = step(self.state_of(row), event, delayed=delayed)
         if job.state is RESERVED:
             if outcome:
-                self.settled[receipt_of(job)] = outcome
+                self.settled[job.receipt] = outcome
             self.drop_lease(job)
         job.due = row.chunk.due[row.at] = due
         job.attempt = row.chunk.attempt[row.at] = attempt
@@ -265,29 +275,35 @@ class Index:
         if event is Event.KICK:
             self.expires.pop(job.number, None)  # a person wants it run
         self._set_state(row, job, after)
-        self.wait(after, job.prio, job.type, job.number, due)
+        self.wait(after, job.prio, self.lane_of(row), job.number, due)
 
-    def wait(self, state: State, prio: int, type_: str, number: int, due: int) -> None:
+    def wait(self, state: State, prio: int, lane: Lane, number: int, due: int) -> None:
         if state is READY:
-            self._ready.push(prio, type_, number)
+            self.scheduler.push(prio, lane, number)
         elif state is DELAYED:
             self._delayed.add(number, due)
 
     def release_due(self, now: int) -> list[str]:
-        """Delayed jobs whose time has come are ready now; returns their types."""
+        """Delayed jobs whose time has come are ready now, some of them; returns their types."""
         types: dict[str, None] = {}
-        for number in self._delayed.pop_due(now):
+        for number in self._delayed.pop_due(now, RELEASED_AT_ONCE):
             row = self.row(number)
+            self.lateness.add(now - row.chunk.due[row.at])
             meta = row.chunk.meta[row.at]
-            type_, prio = self._types[meta >> TYPE_SHIFT], meta >> STATE_BITS & PRIO_MASK
+            lane, prio = self.lane_of(row), meta >> STATE_BITS & PRIO_MASK
             state = step(State(meta & STATE_MASK), Event.DUE)
-            row.chunk.meta[row.at] = pack_meta(meta >> TYPE_SHIFT, prio, state)
-            counts = self.counts[type_]
+            row.chunk.meta[row.at] = pack_meta(lane.id, prio, state)
+            counts = lane.kind.counts
             counts[DELAYED] -= 1
             counts[READY] += 1
-            self._ready.push(prio, type_, number)
-            types[type_] = None
+            self.scheduler.push(prio, lane, number)
+            types[lane.type] = None
         return list(types)
+
+    @property
+    def behind(self) -> bool:
+        """Whether more delayed jobs are due than were released in one go."""
+        return self._delayed.behind
 
     def pop_expired(self, now: int) -> list[LiveJob]:
         """Leases that are over. Each is told once; the job stays reserved until it is rescued or settled."""
@@ -311,28 +327,22 @@ class Index:
 
     def pop_overdue(self, now: int, most: int) -> list[int]:
         """Waiting jobs whose time is over, some of them; those that run are looked at when they come back."""
-        self._overdue.extend(self._expiries.pop_due(now))
         found: list[int] = []
-        while self._overdue and len(found) < most:
-            number = self._overdue.popleft()
+        for number in self._expiries.pop_due(now, most):
             row = self.table.row(number)
             if row is not None and self.is_over(number, now) and self.state_of(row) in (READY, DELAYED):
                 found.append(number)
         return found
 
-    def pause(self, type_: str, segment: int) -> None:
-        """Hand out no job of a type.
-
-        Args:
-            segment: where that stands.
-        """
-        self.paused[type_] = segment
-        self._ready.hold(type_)
+    def pause(self, type_: str, paused: Paused) -> None:
+        """Hand out no job of a type."""
+        self.paused[type_] = paused
+        self.scheduler.pause(type_)
 
     def resume(self, type_: str) -> None:
         """The end of a :meth:`pause`."""
         self.paused.pop(type_, None)
-        self._ready.let_go(type_)
+        self.scheduler.resume(type_)
 
     def carried(self, number: int, old: int, place: int, size: int, error: dict[str, Any] | None) -> None:
         """A job's state now stands in a carry entry, if the job has not ended meanwhile.
@@ -360,8 +370,8 @@ class Index:
 
     # -- asking ---------------------------------------------------------------------------------
 
-    def take(self, types: Collection[str], limit: int) -> list[int]:
-        """The numbers of the next jobs to lease; the caller leases or buries each, or puts it back."""
+    def take(self, types: Collection[str], limit: int, now: int) -> list[int]:
+        """The numbers of the next jobs to lease; the caller leases each, or :meth:`untake`s it."""
         seen: set[int] = set()  # a job that was parked and kicked stands in line twice
 
         def still_ready(number: int, prio: int) -> bool:
@@ -370,14 +380,16 @@ class Index:
             seen.add(number)
             return True
 
-        return self._ready.pop(types, limit, still_ready)
+        return self.scheduler.take(types, limit, now, still_ready)
 
-    def put_back(self, numbers: Collection[int]) -> None:
-        """Jobs that were taken and not leased stand in line again; those not ready any more do not."""
+    def untake(self, numbers: Collection[int]) -> None:
+        """Jobs that were taken are not leased: those that are ready stand in line again."""
         for number in numbers:
             row = self.row(number)
+            lane, prio = self.lane_of(row), self.prio_of(row)
+            self.scheduler.untaken(lane, prio)
             if self.state_of(row) is READY:
-                self._ready.push(self.prio_of(row), self.type_of(row), number)
+                self.scheduler.push(prio, lane, number)
 
     def _still_ready(self, number: int, prio: int) -> bool:
         row = self.table.row(number)
@@ -387,18 +399,19 @@ class Index:
         return meta & STATE_MASK == READY and meta >> STATE_BITS & PRIO_MASK == prio
 
     def next_wake(self) -> int | None:
-        """The earliest time :meth:`release_due` or :meth:`pop_expired` has something to do."""
-        wakes = (self._delayed.next_wake(), self._expiry.next_wake(), self._expiries.next_wake())
+        """The earliest time a delay, a lease, an expiry or a limit's wait is over."""
+        books = (self._delayed, self._expiry, self._expiries, self.scheduler)
+        wakes = (book.next_wake() for book in books)
         return min((time for time in wakes if time is not None), default=None)
 
     def oldest_ready(self) -> Row | None:
         """The ready job that was inserted first."""
-        oldest = min(self._ready.heads(self._still_ready), default=None)
-        return None if oldest is None else self.table.row(oldest)
+        number = self.scheduler.oldest(self._still_ready)
+        return None if number is None else self.row(number)
 
     def held_by(self, holder: str) -> Iterator[str]:
         """Receipts of a worker's leases, oldest lease first."""
-        return map(receipt_of, self.holders.get(holder, {}).values())
+        return (job.receipt for job in self.holders.get(holder, {}).values())
 
     # -- replay ---------------------------------------------------------------------------------
 
@@ -411,8 +424,12 @@ class Index:
             self.counts[self.type_of(row)][self.state_of(row)] -= 1
             self.in_segment[row.chunk.place[row.at] >> 32] -= 1
             self.live_bytes -= row.chunk.size[row.at]
+            self.lane_of(row).live -= 1
             self.table.remove(row)
-        meta = pack_meta(self.type_id(job.type), job.prio, job.state)
+        lane = self.lane(job.type, job.options.fair)
+        lane.live += 1
+        job.lane = lane
+        meta = pack_meta(lane.id, job.prio, job.state)
         row = self.table.add(job.number, job.place, job.size, job.due, meta)
         row.chunk.attempt[row.at] = job.attempt
         row.chunk.deaths[row.at] = job.deaths
@@ -424,10 +441,12 @@ class Index:
             self.bulk[job.number] = job.options.bulk
         if job.options.expires:
             self.expire(job.number, job.inserted + job.options.expires)
+        if job.options.unique is not None:
+            self.unique.add(job.number, job.type, job.options.unique)
         if job.state is RESERVED:
             self.hold(job)
         else:
-            self.wait(job.state, job.prio, job.type, job.number, job.due)
+            self.wait(job.state, job.prio, lane, job.number, job.due)
 
     def extend(
         self,
@@ -439,11 +458,11 @@ class Index:
         groups: dict[int, list[int]],
         segment: int,
     ) -> None:
-        """:meth:`add` for many new jobs whose numbers count up from ``first``.
+        r"""New jobs whose numbers count up from ``first``, which :meth:`join`\ ed before.
 
         Args:
             first: the first one's number; above all before it.
-            places, sizes, dues, metas: the columns.
+            places, sizes, dues, metas: the columns; a place is segment << 32 | offset of the entry.
             groups: the numbers, by ``meta``.
             segment: where all their entries lie.
         """
@@ -451,11 +470,10 @@ class Index:
         self.in_segment[segment] = self.in_segment.get(segment, 0) + len(places)
         self.live_bytes += sum(sizes)
         for meta, numbers in groups.items():
-            type_, prio = self._types[meta >> TYPE_SHIFT], meta >> STATE_BITS & PRIO_MASK
-            state = State(meta & STATE_MASK)
-            self.counts[type_][state] += len(numbers)
-            if state is READY:
-                self._ready.extend(prio, type_, numbers)
+            lane, state = self.scheduler.lane_at(meta >> LANE_SHIFT), meta & STATE_MASK
+            lane.kind.counts[state] += len(numbers)
+            if state == READY:
+                self.scheduler.extend(meta >> STATE_BITS & PRIO_MASK, lane, numbers)
             else:
                 for number in numbers:
                     self._delayed.add(number, dues[number - first])
@@ -468,7 +486,13 @@ class Index:
         self.bulk.pop(chunk.number[at], None)
         if self.expires:
             self.expires.pop(chunk.number[at], None)
+        if self.unique:
+            self.unique.ended(chunk.number[at])
+        lane = self.lane_of(row)
         self.table.remove(row)
+        lane.live -= 1
+        if not lane.live:
+            self.scheduler.leave(lane)
 
     def load(self, row: Row, entry: bytes) -> Loaded:
         """The job of a row, made from its entry, and its payload.
@@ -481,6 +505,7 @@ class Index:
         job = loaded.job
         if job.number != chunk.number[at]:
             raise Damaged(0, "the entry is another job's")
+        job.lane = self.lane_of(row)
         job.state = self.state_of(row)
         job.prio = self.prio_of(row)
         job.due = chunk.due[at]

@@ -14,11 +14,12 @@ from ...core.job import SECOND
 from ...core.lifecycle import State
 from ...errors import NotFound
 from ...ports import BulkStore
+from ..rules import iso
 from .index import DONE
 from .job import LiveJob, load
 from .ledger import Ledger
 from .results import Result, decode_result
-from .show import iso, shown
+from .show import shown
 
 #: Most jobs looked at by one ``jobs`` call between two turns of the loop.
 _SCAN: Final = 20_000
@@ -67,18 +68,22 @@ class Inspector:
         return result
 
     async def jobs(
-        self, *, state: str | None, type: str | None, limit: int, after: str | None
+        self, *, state: str | None, type: str | None, fair: str | None = None, limit: int, after: str | None
     ) -> tuple[list[dict[str, Any]], str | None]:
         start = self._number_after(after)
         if state == "done":
-            return self._done_jobs(start, type, limit)
+            return self._done_jobs(start, type, fair, limit)
         found: list[LiveJob] = []
+        index = self._ledger.index
         wanted = None if state is None else State[state.upper()]
         while True:
-            rows = list(islice(self._ledger.index.table.rows(start), _SCAN))
+            rows = list(islice(index.table.rows(start), _SCAN))
             for row in rows:
-                if (wanted is None or self._ledger.index.state_of(row) is wanted) and (
-                    type is None or self._ledger.index.type_of(row) == type
+                lane = index.lane_of(row)
+                if (
+                    (wanted is None or index.state_of(row) is wanted)
+                    and (type is None or lane.type == type)
+                    and (fair is None or lane.key == fair)
                 ):
                     if len(found) == limit:
                         return self._page(found), self._ledger.id_of(found[-1].number)
@@ -88,13 +93,19 @@ class Inspector:
             start = rows[-1].chunk.number[rows[-1].at] + 1
             await asyncio.sleep(0)  # a sparse page must not hold up everybody else
 
-    def _done_jobs(self, start: int, type: str | None, limit: int) -> tuple[list[dict[str, Any]], str | None]:
+    def _done_jobs(
+        self, start: int, type: str | None, fair: str | None, limit: int
+    ) -> tuple[list[dict[str, Any]], str | None]:
         latest = {found.number: found for found in self._ledger.index.history.values()}
         numbers = sorted(number for number in latest if number >= start)
         found: list[LiveJob] = []
         for number in numbers:
             job = self._ledger.ended(latest[number])
-            if job is not None and (type is None or job.type == type):
+            if (
+                job is not None
+                and (type is None or job.type == type)
+                and (fair is None or job.options.fair == fair)
+            ):
                 if len(found) == limit:
                     return self._page(found), self._ledger.id_of(found[-1].number)
                 found.append(job)

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from ...core import record
 from ...core.job import NO_OPTIONS, JobOptions
+from ...core.lanes import Lane
 from ...core.lifecycle import State
 
 
@@ -45,7 +46,10 @@ class LiveJob(Struct, gc=False):
         flags: of the entry.
         inserted, due, leased, expires, finished: microseconds since 1970.
         ttr: milliseconds.
-        nonce: of the current lease; 0 when there is none.
+        lane: its lane while it is live, where it was looked up.
+        nonce, receipt: of the current lease; 0 and empty when there is none.
+        charged: what its lane was charged for the lease, in virtual time.
+        cost: microseconds the attempt ran, once that is known; 0 when it did not run; else -1.
         cancelled: whether it ends with this lease.
         error: the last one, as shown, or None.
         error_place: where the event entry with the last error lies, once the job has ended; 0: nowhere else.
@@ -76,6 +80,10 @@ class LiveJob(Struct, gc=False):
     error: dict[str, Any] | None = None
     progress: dict[str, Any] | None = None
     error_place: int = 0
+    charged: float = 0.0
+    cost: int = -1
+    lane: Lane | None = None
+    receipt: str = ""
 
 
 class Loaded(Struct, gc=False):

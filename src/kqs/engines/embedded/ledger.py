@@ -22,16 +22,19 @@ from ...errors import DamagedJournal, NotFound
 from ...journal.log import Journal, Location
 from ...journal.scan import Apply
 from ...ports import Clock, JobEvent, Revoked
+from ..rules import error_of
 from .index import BURIED, Finished, Index
 from .job import LiveJob, load
 from .keys import KeyIndex
 from .replay import EventOptions, Replay, event_options
-from .show import iso, shown
+from .show import shown
 from .table import Row
 from .watch import Listener, Watchers, deliver
 
 #: Bytes of journal that must stay free for each live job: its ack or delete, and one more lease.
 RESERVE = 160
+#: With these a job waits again, unless another one with its unique key stands by then.
+_COMES_BACK = (Event.RETRY, Event.RELEASE, Event.RESCUE)
 #: What watchers call the events of the lifecycle.
 _TOLD_AS = {
     Event.RETRY: "again",
@@ -78,7 +81,7 @@ class Ledger:
         self.watchers = Watchers()
         self.revoked: Callable[[Sequence[Revoked]], None] = lambda leases: None
         self.notify: Callable[[Sequence[str]], None] = lambda types: None
-        self.index = Index()
+        self.index = Index(clock.now())
         self.keys = KeyIndex(key_window, key_cap)
         replay = Replay(self.index, self.keys)
         self.journal = open_journal(replay.frame)
@@ -220,7 +223,7 @@ class Ledger:
             if not keep:
                 self.journal.read_ahead(place >> 32, (place & 0xFFFFFFFF) + len(entry))
         elif not keep:
-            self._forget_entry(number)
+            self.forget_entry(number)
         return entry
 
     def read(self, place: int, size: int | None = None) -> bytes:
@@ -246,7 +249,8 @@ class Ledger:
             self._entries[number] = entry
             self.cached += len(entry)
 
-    def _forget_entry(self, number: int) -> None:
+    def forget_entry(self, number: int) -> None:
+        """Don't keep a job's entry in memory: it is not needed, or not the job's entry any more."""
         entry = self._entries.pop(number, None)
         if entry is not None:
             self.cached -= len(entry)
@@ -313,9 +317,14 @@ class Ledger:
         error: dict[str, Any] | None = None,
         outcome: str = "",
     ) -> bytes:
-        """Apply an event to the index and return its entry; values not given stay as they are."""
+        """Apply an event to the index and return its entry; values not given stay as they are.
+
+        A unique job that can't come back to wait is buried instead, and so is its entry.
+        """
         nonce = job.nonce
         due = now if due is None else due
+        if self.index.unique and event in _COMES_BACK and (other := self.index.unique.other(job.number)):
+            event, due, error = Event.BURY, now, self._not_unique(other, error or job.error, now)
         options = EventOptions(outcome=outcome, error=error, leased=job.leased if error else 0)
         if error is not None:
             self._note_error(job.number, sequence, options)
@@ -337,9 +346,23 @@ class Ledger:
             event, sequence, 0, job.number, now, due, nonce, job.attempt, job.prio, job.deaths, text
         )
 
+    def _not_unique(self, other: int, last: dict[str, Any] | None, now: int) -> dict[str, Any]:
+        """The error of a job that would wait again beside another one with its unique key."""
+        message = f"{self.named(other)} has the same unique key and stands, so this one can't wait again"
+        if last is None:
+            return error_of(message, now, "unique")
+        message += f"; its last error: {last['message']}"
+        return error_of(Reason(message, "unique", last.get("traceback")), now, "unique")
+
+    def named(self, number: int) -> str:
+        """A job, in a message. The id of one that is not durable yet must not be out before it is (G8)."""
+        if self.index.table.row(number) is None:
+            return "a job that is being inserted"
+        return f"job {self.id_of(number)}"
+
     def finish(self, job: LiveJob, event: Event, now: int, outcome: str, said: str = "") -> None:
         """A job ends: acked, deleted or cancelled; its entry is the caller's."""
-        self._forget_entry(job.number)
+        self.forget_entry(job.number)
         self.index.finish(job, event, now, outcome, said)
         if self.watchers:
             self.happened("done" if outcome == "ok" else outcome, job)
@@ -361,6 +384,7 @@ class Ledger:
     def submit(self, parts: list[bytes]) -> asyncio.Future[Location]:
         """Journal entries; when they are durable, tell who wants to know where they are or what happened."""
         first = self.journal.take_sequences(len(parts))
+        self.tell_reopened()
         if not (self._placing or self._events):
             return self.journal.append(parts, first)
         placing, self._placing = self._placing, []
@@ -374,6 +398,12 @@ class Ledger:
             deliver(events)
 
         return self.journal.append(parts, first, durable)
+
+    def tell_reopened(self) -> None:
+        """Tell of the types that a limit let go."""
+        if reopened := self.index.scheduler.reopened:
+            self.notify(list(reopened))
+            reopened.clear()
 
     def when_placed(self, sequence: int, placed: Callable[[int], None]) -> None:
         """Have a function told the place of the entry with this sequence, which is submitted next."""
@@ -407,26 +437,3 @@ class Ledger:
 
     def _event_of(self, event: str, job: LiveJob) -> JobEvent:
         return JobEvent(event, self.now(), shown(job, self.id_of(job.number)))
-
-
-def error_of(reason: str | Reason | None, now: int, kind: str) -> dict[str, Any]:
-    """A job's last error as shown.
-
-    Ensures: it can be written as JSON and fits an entry's options (65,535 bytes) even if JSON escapes every
-    character, which takes 6 bytes each.
-    """
-    if not isinstance(reason, Reason):
-        reason = Reason(reason or kind, kind)
-    error: dict[str, Any] = {
-        "message": _unicode(reason.message[:4000]),
-        "kind": _unicode((reason.kind or kind)[:200]),
-        "at": iso(now),
-    }
-    if reason.traceback:
-        error["traceback"] = _unicode(reason.traceback[-6000:])
-    return error
-
-
-def _unicode(text: str) -> str:
-    """The text without lone surrogates, which file names in exceptions may have."""
-    return text.encode("utf-8", "replace").decode()

@@ -21,12 +21,12 @@ from ...core.record import Damaged, EventRecord, Frame, Newer
 from ...core.salvage import LossMark
 from ...errors import Conflict
 from ...journal.scan import Apply
+from ..marks import Paused, decode_pause
 from .index import DELAYED, HISTORY, READY, RESERVED, SETTLED, Finished, Index
 from .job import load
 from .keys import KeyIndex
-from .pauses import decode_pause
 from .results import decode_result
-from .table import PRIO_MASK, STATE_BITS, STATE_MASK, TYPE_SHIFT, Row, pack_meta
+from .table import LANE_SHIFT, PRIO_MASK, STATE_BITS, STATE_MASK, Row, pack_meta
 
 _options = msgspec.json.Decoder(JobOptions)
 
@@ -65,7 +65,7 @@ class Replay:
     def __init__(self, index: Index, keys: KeyIndex) -> None:
         self._index = index
         self._keys = keys
-        self._type_ids: dict[bytes, int] = {}
+        self._lane_ids: dict[bytes, int] = {}
         self._leases: dict[int, EventRecord] = {}
         self._cancelled: set[int] = set()
         self._settled: deque[tuple[EventRecord, EventRecord]] = deque(maxlen=SETTLED)
@@ -107,7 +107,7 @@ class Replay:
         Here is where a restart spends its time. The frame's CRC was verified, so only what would lead astray
         is checked; the rest is when the entry is loaded.
         """
-        unpack, type_ids, fixed = record.unpack_accept_start, self._type_ids, record.ACCEPT_FIXED
+        unpack, lane_ids, fixed = record.unpack_accept_start, self._lane_ids, record.ACCEPT_FIXED
         start, first, stop = offset, sequence, sequence + most
         sizes: list[int] = []
         dues: list[int] = []
@@ -125,10 +125,19 @@ class Replay:
             following = offset + size
             if found != sequence or following > end or type_end + options_length > following or prio > 4:
                 raise Damaged(offset, "an accept entry is impossible")
-            type_id = type_ids.get(data[type_start:type_end])
-            if type_id is None:
-                type_id = self._new_type(data[type_start:type_end], offset)
-            meta = type_id << TYPE_SHIFT | prio << STATE_BITS | (READY_ if due <= inserted else DELAYED_)
+            lane_id = lane_ids.get(data[type_start:type_end])
+            if lane_id is None:
+                lane_id = self._new_type(data[type_start:type_end], offset)
+            if flags or options_length:
+                try:
+                    key = self._special(data[offset:following], sequence, inserted, flags, segment)
+                except Damaged as damage:
+                    raise Damaged(offset + damage.offset, damage.what) from None
+                except msgspec.MsgspecError as error:
+                    raise Damaged(offset, f"an accept entry's options are wrong: {error}") from None
+                if key is not None:
+                    lane_id = self._index.lane(str(data[type_start:type_end], "utf-8"), key).id
+            meta = lane_id << LANE_SHIFT | prio << STATE_BITS | (READY_ if due <= inserted else DELAYED_)
             if meta != last:
                 last = meta
                 group = groups.get(meta)
@@ -139,39 +148,36 @@ class Replay:
             add_size(size)
             add_due(due)
             add_meta(meta)
-            if flags or options_length:
-                try:
-                    self._special(data[offset:following], sequence, inserted, flags, segment)
-                except Damaged as damage:
-                    raise Damaged(offset + damage.offset, damage.what) from None
-                except msgspec.MsgspecError as error:
-                    raise Damaged(offset, f"an accept entry's options are wrong: {error}") from None
             sequence += 1
             offset = following
         if sizes:
             places = list(accumulate(sizes[:-1], initial=segment << 32 | start))
+            self._index.join(groups)
             self._index.extend(first, places, sizes, dues, metas, groups, segment)
         return sequence - first, offset
 
     def _new_type(self, text: bytes, offset: int) -> int:
         try:
-            type_id = self._type_ids[text] = self._index.type_id(str(text, "utf-8"))
+            lane_id = self._lane_ids[text] = self._index.lane(str(text, "utf-8")).id
         except UnicodeDecodeError:
             raise Damaged(offset, "an accept entry's type is not UTF-8") from None
-        return type_id
+        return lane_id
 
-    def _special(self, entry: bytes, number: int, inserted: int, flags: int, segment: int) -> None:
-        """What an accept with flags or options has for the index."""
+    def _special(self, entry: bytes, number: int, inserted: int, flags: int, segment: int) -> str | None:
+        """What an accept with flags or options has for the index; returns its fairness key."""
         if flags & ~record.ACCEPT_FLAGS:
             raise Newer(f"accept flags {flags}")
-        text = record.decode_accept(entry).options
-        options = _options.decode(text) if text else NO_OPTIONS
+        accept = record.decode_accept(entry)
+        options = _options.decode(accept.options) if accept.options else NO_OPTIONS
         if options.bulk is not None:
             self._index.bulk[number] = options.bulk
         if options.key is not None:
             self._keys.add(options.key, number, inserted, segment, inserted)
         if options.expires:
             self._index.expire(number, inserted + options.expires)
+        if options.unique is not None:
+            self._index.unique.add(number, accept.type, options.unique)
+        return options.fair
 
     def _other(self, entry: bytes, offset: int, segment: int) -> None:
         """Any entry that is no accept."""
@@ -193,11 +199,15 @@ class Replay:
         elif kind == record.PAUSE:
             pause = decode_pause(record.decode_data(entry))
             if pause.paused:
-                self._index.pause(pause.type, segment)
+                self._index.pause(pause.type, Paused(pause.by, pause.at, segment))
             else:
                 self._index.resume(pause.type)
+        elif kind == record.CRON:
+            self._index.crons.put(record.decode_data(entry), segment)
         elif kind == record.MARK:
             self._mark(record.decode_mark(entry))
+        elif kind == record.FED:
+            raise Damaged(0, "this is the journal of a feed, not of the embedded engine")
         else:
             raise Newer(f"entry kind {kind}")
 
@@ -246,7 +256,7 @@ class Replay:
         counts[meta & STATE_MASK] -= 1
         counts[after] += 1
         prio = meta >> STATE_BITS & PRIO_MASK if prio is None else prio
-        row.chunk.meta[row.at] = pack_meta(meta >> TYPE_SHIFT, prio, after)
+        row.chunk.meta[row.at] = pack_meta(meta >> LANE_SHIFT, prio, after)
 
     def _renew(self, event: EventRecord) -> None:
         leased = self._leases.get(event.job)
@@ -283,7 +293,7 @@ class Replay:
             index.expires.pop(event.job, None)
         if b'"error"' in event.options:
             row.chunk.error[row.at] = place
-        index.wait(after, event.prio, index.type_of(row), event.job, event.due)
+        index.wait(after, event.prio, index.lane_of(row), event.job, event.due)
 
     def finish(self, read: Callable[[int, int], bytes]) -> None:
         """Load what is leased still, and remember what ended last.
@@ -306,11 +316,23 @@ class Replay:
                 index.settled[f"{leased.job}-{leased.attempt}-{leased.nonce:x}"] = outcome
         for finished in self._finished:
             index.history[finished.number] = finished
+        index.unique.rebuild(lambda number: index.state_of(index.row(number)))
 
 
 def rehearsal() -> Apply:
     """Takes every frame of a journal as a start would, for nothing but what that raises."""
     return Replay(Index(), KeyIndex(0, 0)).frame
+
+
+def live_jobs(replay: Callable[[Apply], None]) -> int:
+    """How many jobs of a journal are not over.
+
+    Args:
+        replay: replays the journal's frames into the callback it is given.
+    """
+    index = Index()
+    replay(Replay(index, KeyIndex(0, 0)).frame)
+    return len(index.table)
 
 
 def _event(event: EventRecord) -> EventOptions:

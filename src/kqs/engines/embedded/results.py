@@ -16,6 +16,8 @@ from ...core.timers import DueCalendar
 
 #: Estimated bytes of memory a kept result takes, its text not counted.
 RESULT_BYTES = 400
+#: Results forgotten in one go.
+FORGOTTEN_AT_ONCE = 5000
 
 
 class Result(Struct, omit_defaults=True):
@@ -110,7 +112,7 @@ class ResultIndex:
     def forget_due(self, now: int) -> list[BulkRef]:
         """Forget results whose time is over; returns what the bulk store may delete."""
         unused = []
-        for number in self._calendar.pop_due(now):
+        for number in self._calendar.pop_due(now, FORGOTTEN_AT_ONCE):
             kept = self._kept.pop(number)
             self.bytes -= kept.size
             if kept.bulk is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -18,19 +19,16 @@ from ...core.retry import RetryPolicy, attempts_left, retry_delay
 from ...core.wire import copy_raw
 from ...errors import JournalFailed
 from ...ports import BulkStore, Refusal
+from ..rules import POISON_DEATHS, RESULT_INLINE, error_of
 from .index import READY
 from .job import LiveJob
-from .ledger import Ledger, error_of
+from .ledger import Ledger
 from .replay import EventOptions
 from .results import Result
 
-#: A job that killed its worker this often is buried.
-POISON_DEATHS: Final = 3
 #: Kinds of a reason that tell of a worker's death.
 _DEATHS: Final = ("worker_died", "suspect")
 _DEFAULT_RETRY: Final = RetryPolicy()
-#: A result above this many bytes lies in the bulk store.
-RESULT_INLINE: Final = 64 * 1024
 #: Jobs whose time is over that are buried in one go.
 _EXPIRED_AT_ONCE: Final = 1000
 _OK: Final = msgspec.json.encode(EventOptions(outcome="ok"))
@@ -72,6 +70,7 @@ class Settler:
                     refused.append(Refusal(position, "stale_receipt"))
                 continue
             outcome = settlement.outcome
+            job.cost = _cost(settlement, now - job.leased)
             if outcome == "ok":
                 parts.append(self._ledger.event(4, first + len(parts), job, now, now, _OK))
                 self.finish(job, Event.ACK, now, "ok")
@@ -156,7 +155,8 @@ class Settler:
             return self._expired(job, sequence, now, outcome)
         prio = job.prio if settlement.prio is None else PRIO_NUMBER[settlement.prio]
         if outcome == "release":
-            due = now + int((settlement.delay or 0) * SECOND)
+            due, reason = now + int((settlement.delay or 0) * SECOND), settlement.reason
+            away = isinstance(reason, Reason) and reason.kind == "bulk"  # its payload could not be had
             return self._ledger.move(
                 job,
                 Event.RELEASE,
@@ -165,6 +165,7 @@ class Settler:
                 due=due,
                 attempt=job.attempt - 1,
                 prio=prio,
+                error=error_of(reason, now, "bulk") if away else None,
                 outcome=outcome,
             )
         error = error_of(settlement.reason, now, "fail" if outcome == "fail" else "again")
@@ -207,6 +208,7 @@ class Settler:
             job = self._ledger.index.leases.get(receipt)
             if job is None or (overdue and job.expires > now):
                 continue
+            job.cost = now - job.leased
             sequence = first + len(parts)
             if job.cancelled:
                 parts.append(self._cancelled(job, sequence, now))
@@ -278,7 +280,8 @@ class Settler:
         """After a restart: workers that died with the server hold nothing any more."""
         now, first = self._ledger.now(), self._ledger.journal.next_sequence
         parts: list[bytes] = []
-        for job in [job for job in self._ledger.index.leases.values() if job.local]:
+        local = [job for job in self._ledger.index.leases.values() if job.local]
+        for job in sorted(local, key=attrgetter("number")):  # of unique ones the first comes back
             sequence = first + len(parts)
             if job.cancelled:
                 parts.append(self._cancelled(job, sequence, now))
@@ -291,3 +294,10 @@ class Settler:
         """Return when what goes on in the background is done."""
         if self._background:
             await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def _cost(settlement: Settlement, held: int) -> int:
+    """How long an attempt ran: what its worker says, but not more than it held the lease; microseconds."""
+    if settlement.outcome == "release":
+        return 0
+    return max(1, held if settlement.took is None else min(int(settlement.took * SECOND), held))

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from base64 import b64encode
 from typing import Any
 
 from msgspec import Raw
 
-from ...core.job import PRIOS
+from ...core.job import DEFAULT_SCOPE, PRIOS
 from ...core.lifecycle import State
 from ...core.record import FLAG_BINARY
+from ..rules import iso
 from .job import LiveJob
-
-
-def iso(microseconds: int) -> str:
-    """Microseconds since 1970 as ISO 8601 UTC."""
-    moment = dt.datetime.fromtimestamp(microseconds / 1_000_000, dt.UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def payload_size(job: LiveJob) -> int:
@@ -48,6 +42,12 @@ def shown(job: LiveJob, id: str, data: bytes | None = None) -> dict[str, Any]:
     }
     if job.options.key is not None:
         view["key"] = job.options.key
+    if job.options.fair is not None:
+        view["fair"] = job.options.fair
+    if (unique := job.options.unique) is not None:
+        view["unique"] = unique.key
+        if unique.scope != DEFAULT_SCOPE:
+            view["unique_scope"] = unique.scope
     if job.state is State.RESERVED:
         view["leased_by"] = job.holder
         view["lease_expires_at"] = iso(job.expires)

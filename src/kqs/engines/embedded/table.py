@@ -30,14 +30,14 @@ ROW_BYTES: Final = sum(array(code).itemsize for _name, code in _COLUMNS)
 
 STATE_BITS: Final = 3
 PRIO_BITS: Final = 3
-TYPE_SHIFT: Final = STATE_BITS + PRIO_BITS
+LANE_SHIFT: Final = STATE_BITS + PRIO_BITS
 STATE_MASK: Final = (1 << STATE_BITS) - 1
 PRIO_MASK: Final = (1 << PRIO_BITS) - 1
 
 
-def pack_meta(type_id: int, prio: int, state: int) -> int:
-    """Type, priority and state in one number; never 0, which marks a row that is gone."""
-    return type_id << TYPE_SHIFT | prio << STATE_BITS | state
+def pack_meta(lane: int, prio: int, state: int) -> int:
+    """Lane, priority and state in one number; never 0, which marks a row that is gone."""
+    return lane << LANE_SHIFT | prio << STATE_BITS | state
 
 
 def pack_place(segment: int, offset: int) -> int:
