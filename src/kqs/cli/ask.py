@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ..client import Client
 from ..core import wire
-from ..core.job import PRIOS
+from ..core.job import DEFAULT_SCOPE, PRIOS, UniqueScope
 from .literal import parse
 from .text import as_json_option, harmless, print_json
 
@@ -47,6 +47,13 @@ def _value(text: str, name: str) -> Any:
 @click.option("--ttr", type=float, metavar="S", help="Seconds an attempt may take [30].")
 @click.option("--max-attempts", type=int, metavar="N", help="Bury it after so many attempts [no limit].")
 @click.option("--key", metavar="KEY", help="Insert once: the same key again gives the same job.")
+@click.option("--fair", metavar="KEY", help="Its fairness key: whose part of the worker time it takes.")
+@click.option("--unique", metavar="KEY", help="Insert none while one of TYPE with the same KEY stands.")
+@click.option(
+    "--unique-scope",
+    type=click.Choice(get_args(UniqueScope)),
+    help=f"Whether one that runs stands, too [{DEFAULT_SCOPE}].",
+)
 @click.option("--expires", type=float, metavar="S", help="Bury it when it has not run after so many seconds.")
 @click.option(
     "--result-ttl", type=float, metavar="S", help="Keep its result so many seconds, for 'kqs wait'."
@@ -62,6 +69,9 @@ def insert(
     ttr: float | None,
     max_attempts: int | None,
     key: str | None,
+    fair: str | None,
+    unique: str | None,
+    unique_scope: str | None,
     expires: float | None,
     result_ttl: float | None,
     binary: bool,
@@ -69,12 +79,16 @@ def insert(
     as_json: bool,
 ) -> None:
     """Insert a job of TYPE and print its id. DATA is JSON or a JavaScript literal; '-' reads stdin."""
+    if unique_scope is not None and unique is None:
+        raise click.UsageError("--unique-scope says how long a --unique KEY stands; give one")
     options = {
         "prio": prio,
         "delay": delay,
         "ttr": ttr,
         "max_attempts": max_attempts,
         "key": key,
+        "fair": fair,
+        "unique": unique if unique_scope is None else {"key": unique, "scope": unique_scope},
         "expires": expires,
         "result_ttl": result_ttl,
     }
@@ -128,14 +142,20 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
         print_json(answer)
         return
     console = Console(markup=False, emoji=False)
-    process, journal = answer["process"], answer["journal"]
-    console.print(
+    process, journal = answer["process"], answer.get("journal")
+    line = (
         f"{answer['name']}: engine {answer['engine']}, process {process['pid']}, "
-        f"{(process['rss_bytes'] or 0) / 2**20:.0f} MiB, up {process['uptime']:.0f} s; journal "
-        f"{journal['bytes'] / 2**20:.1f} MiB in {journal['segments']} segments, "
-        f"sequence {journal['synced_seq']} of {journal['last_seq']} synced",
-        highlight=False,
+        f"{(process['rss_bytes'] or 0) / 2**20:.0f} MiB, up {process['uptime']:.0f} s"
     )
+    if journal is not None:
+        line += (
+            f"; journal {journal['bytes'] / 2**20:.1f} MiB in {journal['segments']} segments, "
+            f"sequence {journal['synced_seq']} of {journal['last_seq']} synced"
+        )
+    if (feed := answer.get("feed")) is not None:
+        line += f"; {feed['waiting']} jobs wait to be delivered"
+        line += f" ({feed['away']})" if "away" in feed else ""
+    console.print(line, highlight=False)
     table = Table("type", *(click_right(state) for state in STATES))
     for name, counts in sorted(answer["types"].items()):
         table.add_row(harmless(name), *(str(counts[state]) for state in STATES))
@@ -147,6 +167,13 @@ def stats(type_: str | None, url: str | None, as_json: bool) -> None:
         times = (f"{duration[key] * 1000:.2f}" for key in ("p50", "p99", "max"))
         calls.add_row(name, str(figures["count"]), str(figures["errors"]), *times)
     console.print(calls)
+
+
+def whole(name: str) -> Any:
+    """A column that is never cut short, however narrow the terminal: an id, a time."""
+    from rich.table import Column
+
+    return Column(name, no_wrap=True)
 
 
 def click_right(name: str) -> Any:
@@ -175,22 +202,36 @@ def health(url: str | None, as_json: bool) -> int:
 @click.command()
 @click.option("--state", type=click.Choice(STATES), help="In this state only.")
 @click.option("--type", "type_", metavar="TYPE", help="Of this type only.")
+@click.option("--fair", metavar="KEY", help="With this fairness key only.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="How many.")
 @click.option("--after", metavar="ID", help="Go on after this id.")
 @server_option
 @as_json_option
 def jobs(
-    state: str | None, type_: str | None, limit: int, after: str | None, url: str | None, as_json: bool
+    state: str | None,
+    type_: str | None,
+    fair: str | None,
+    limit: int,
+    after: str | None,
+    url: str | None,
+    as_json: bool,
 ) -> None:
     """List jobs, in the order they were inserted."""
-    wanted = {"state": state, "type": type_, "limit": limit, "after": after}
+    wanted = {"state": state, "type": type_, "fair": fair, "limit": limit, "after": after}
     with connect(url) as client:
         page = client.call("jobs", {name: value for name, value in wanted.items() if value is not None})
     if as_json:
         print_json(page)
         return
     table = Table(
-        "id", "type", "state", "prio", click_right("attempt"), "inserted", click_right("bytes"), "last error"
+        whole("id"),
+        "type",
+        "state",
+        "prio",
+        click_right("attempt"),
+        "inserted",
+        click_right("bytes"),
+        "last error",
     )
     for one in page["jobs"]:
         error = one.get("last_error", {}).get("message", "")
@@ -235,3 +276,19 @@ def job(id: str, data: bool, follow: bool, url: str | None, as_json: bool) -> in
             text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
             click.echo(f"{name}: {harmless(text)}")
     return 0
+
+
+@click.command()
+@click.argument("id")
+@server_option
+@as_json_option
+def why(id: str, url: str | None, as_json: bool) -> None:
+    """Say why the job ID is not running: the first reason first."""
+    with connect(url) as client:
+        answer = client.call("why", {"id": id})
+    if as_json:
+        print_json(answer)
+        return
+    click.echo(f"{id}: {harmless(answer['type'])}, {answer['state']}")
+    for reason in answer["reasons"]:
+        click.echo(f"  {reason['code']}: {harmless(reason['text'])}")

@@ -36,6 +36,8 @@ def backup(dir: str, data: str, as_json: bool) -> int:
             f"backup of journal {journal.journal} up to sequence {journal.last_sequence}: "
             f"{journal.segments} segments, {journal.bytes} bytes, {made.payloads} bulk payloads"
         )
+        if made.elsewhere:
+            click.echo(f"payloads of {len(made.elsewhere)} jobs are in another store, and are not copied")
     if made.missing:
         numbers = ", ".join(map(str, made.missing))
         click.echo(f"kqs: the bulk store does not have the payloads of jobs {numbers}", err=True)

@@ -14,11 +14,12 @@ import msgspec
 from ..core import record
 from ..core.job import PRIOS
 from ..core.lifecycle import Event, State
-from ..engines.embedded.show import iso
+from ..engines.rules import iso
 from ..errors import DataDirError, ranges
 from .text import as_json_option, print_json
 
 if TYPE_CHECKING:
+    from ..journal.scan import Apply
     from ..journal.survey import Survey
 
 _KINDS = {
@@ -29,6 +30,8 @@ _KINDS = {
     record.KEYS: "keys",
     record.RESULT: "result",
     record.PAUSE: "pause",
+    record.CRON: "cron",
+    record.FED: "fed",
 } | {int(event): event.name.lower() for event in Event if event is not Event.DUE}
 
 
@@ -56,7 +59,6 @@ def check(data: str, as_json: bool) -> int:
     Reads only; also beside a running server. Exits 0 when a server can start on it, 1 when it is damaged. An
     unfinished end, as a kill leaves it, is no damage.
     """
-    from ..engines.embedded.replay import rehearsal
     from ..journal.disk import RealDisk
     from ..journal.scan import read_only
     from ..journal.survey import survey
@@ -65,7 +67,7 @@ def check(data: str, as_json: bool) -> int:
     with _disk_errors(data):
         found = survey(disk, data)
         if not found.damage:
-            read_only(disk, data, rehearsal())
+            read_only(disk, data, _rehearsal(data))
     if as_json:
         print_json({"sound": not found.damage, **msgspec.to_builtins(found)})
     else:
@@ -90,7 +92,6 @@ def repair(data: str, accept_loss: bool, as_json: bool) -> None:
     What a lost entry was is not known. A job that was accepted in one is gone, unless it was carried forward
     later. A job that ended in one is there again, and runs again.
     """
-    from ..engines.embedded.replay import rehearsal
     from ..journal import repair as repairs
     from ..journal.disk import RealDisk
     from ..journal.listing import list_segments
@@ -99,7 +100,7 @@ def repair(data: str, accept_loss: bool, as_json: bool) -> None:
 
     with _disk_errors(data):
         list_segments(RealDisk(read_only=True), data)  # before a lock is made where no journal is
-        lock = lock_directory(data)
+        lock = lock_directory(os.path.dirname(os.path.abspath(data)) if _is_feed(data) else data)
         try:
             found = survey(RealDisk(), data)
             kept = None
@@ -108,7 +109,7 @@ def repair(data: str, accept_loss: bool, as_json: bool) -> None:
                     RealDisk(),
                     data,
                     found,
-                    rehearsal(),
+                    _rehearsal(data),
                     accept_loss=accept_loss,
                     random=os.urandom,
                     now=time.time_ns() // 1000,
@@ -124,6 +125,21 @@ def repair(data: str, accept_loss: bool, as_json: bool) -> None:
     if found.lost:
         click.echo(f"lost for good: sequences {ranges(found.lost)}")
         click.echo("jobs accepted in these are gone; jobs that ended in these run again")
+
+
+def _is_feed(data: str) -> bool:
+    """Whether this is the journal of an engine that is fed."""
+    from ..service.engines import FEEDS
+
+    return os.path.basename(os.path.abspath(data)) in FEEDS.values()
+
+
+def _rehearsal(data: str) -> Apply:
+    """Takes every frame as a start of the server would."""
+    from ..engines.embedded import replay
+    from ..engines.feed import log
+
+    return log.rehearsal() if _is_feed(data) else replay.rehearsal()
 
 
 @contextmanager
@@ -176,7 +192,7 @@ def cat(data: str, number: int | None) -> None:
             line |= _event(entry)
         elif kind == record.MARK:
             line["options"] = msgspec.Raw(record.decode_mark(entry))
-        elif kind in (record.RESULT, record.PAUSE):
+        elif kind in (record.RESULT, record.PAUSE, record.CRON, record.FED):
             line["data"] = msgspec.Raw(record.decode_data(entry))
         if number is None or line.get("job") == number:
             click.echo(msgspec.json.encode(line))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from ..client import AsyncClient
 from .ask import STATES, connect, server_option
 from .text import as_json_option, harmless, print_json
 
@@ -160,16 +158,23 @@ def watch(id: str | None, type_: str | None, url: str | None, as_json: bool) -> 
             click.echo(harmless(text.rstrip()))
         sys.stdout.flush()
 
-    asyncio.run(_events(url, argument, show))
+    _events(url, argument, show)
 
 
-async def _events(url: str | None, argument: dict[str, Any], show: Callable[[dict[str, Any]], Any]) -> None:
+def _events(url: str | None, argument: dict[str, Any], show: Callable[[dict[str, Any]], Any]) -> None:
     """Have every event of a ``watch`` shown, until it ends or ``show`` says so by returning True."""
-    async with AsyncClient(url) as client:
-        await client.ping()  # a server that is not there is told of soon; a quiet watch may last
-        async for event in client.stream("watch", argument, timeout=_FOR_EVER):
-            if show(event):
-                return
+    import asyncio
+
+    from ..client import AsyncClient
+
+    async def main() -> None:
+        async with AsyncClient(url) as client:
+            await client.ping()  # a server that is not there is told of soon; a quiet watch may last
+            async for event in client.stream("watch", argument, timeout=_FOR_EVER):
+                if show(event):
+                    return
+
+    asyncio.run(main())
 
 
 def follow(url: str | None, id: str) -> int:
@@ -188,7 +193,7 @@ def follow(url: str | None, id: str) -> int:
             bar.update(task, completed=fraction, description=harmless(f"{id} {text}"))
             return bool(job["state"] == "buried")
 
-        asyncio.run(_events(url, {"id": id}, show))
+        _events(url, {"id": id}, show)
     if job["state"] == "buried":
         click.echo(f"buried: {harmless(job['last_error']['message'])}", err=True)
     return 0 if job.get("outcome") == "ok" else 1

@@ -164,7 +164,7 @@ class AsyncClient:
         Args:
             type: routes it to its handler.
             data: what JSON can hold, or bytes.
-            options: prio, delay, ttr, max_attempts, retry.
+            options: what else an ``insert`` takes: prio, delay, ttr, max_attempts, key, unique, retry, ..
         """
         job, blob = sessions.insert_call(type, data, options)
         return str((await self.call("insert", job, blob=blob))["id"])

@@ -16,12 +16,14 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 import msgspec
 
 from ..core.handler import Job
-from ..core.job import MAX_TYPE_BYTES, PRIOS, JobSettings, Prio
+from ..core.job import MAX_TYPE_BYTES, PRIOS, JobSettings, Prio, Unique
 from ..core.outcome import Fail
 from ..core.retry import RetryPolicy
 from ..errors import ConfigError
-from .aio import AsyncClient
 from .blocking import Client
+
+if typing.TYPE_CHECKING:
+    from .aio import AsyncClient
 
 #: Settings that stay with the type: a single job can't be given them.
 _OF_THE_TYPE = frozenset({"keep_alive", "max_runtime"})
@@ -154,6 +156,8 @@ class App:
 
     def async_client(self) -> AsyncClient:
         """A new asyncio client for the same server."""
+        from .aio import AsyncClient
+
         return AsyncClient(self._url, token=self._token)
 
 
@@ -194,6 +198,14 @@ class JobFunction(Generic[P, R]):
         """:meth:`enqueue` for asyncio."""
         return await self.using().enqueue_async(**data)
 
+    def job(self, **data: Any) -> dict[str, Any]:
+        """A job with these arguments, not inserted: for ``Client.insert_many`` and ``kqs.postgres.insert``.
+
+        Raises:
+            TypeError: the arguments do not fit the function; names the field.
+        """
+        return self.using().job(**data)
+
     def using(
         self,
         *,
@@ -201,6 +213,8 @@ class JobFunction(Generic[P, R]):
         delay: float | None = None,
         ttr: float | None = None,
         max_attempts: int | None = None,
+        fair: str | None = None,
+        unique: str | Unique | Mapping[str, str] | None = None,
     ) -> Prepared:
         """The same job with other settings: ``thumbnail.using(prio="high").enqueue(path=..)``.
 
@@ -209,9 +223,19 @@ class JobFunction(Generic[P, R]):
             delay: seconds before it may run.
             ttr: seconds an attempt may take.
             max_attempts: attempts after which it is buried; 0 for no limit.
+            fair: fairness key: whose part of the worker time it takes.
+            unique: a key of which only one of these jobs may stand, or ``{"key": .., "scope": "queued"}``;
+                ``enqueue`` then returns the id of the one that stands.
         """
         options = {name: value for name, value in self.settings.given().items() if name not in _OF_THE_TYPE}
-        chosen = {"prio": prio, "delay": delay, "ttr": ttr, "max_attempts": max_attempts}
+        chosen: dict[str, Any] = {
+            "prio": prio,
+            "delay": delay,
+            "ttr": ttr,
+            "max_attempts": max_attempts,
+            "fair": fair,
+            "unique": unique,
+        }
         options |= {name: value for name, value in chosen.items() if value is not None}
         return Prepared(self._app, self, options)
 
@@ -328,6 +352,10 @@ class Prepared:
         plain = msgspec.json.decode(msgspec.json.encode(data))
         self._function.arguments(plain)
         return plain
+
+    def job(self, **data: Any) -> dict[str, Any]:
+        """See :meth:`JobFunction.job`."""
+        return {"type": self._function.type, "data": self._payload(data), **self._options}
 
     def enqueue(self, **data: Any) -> str:
         """See :meth:`JobFunction.enqueue`."""

@@ -227,12 +227,13 @@ class ConcurrentWorker:
                 attempt.start_clock(attempt.since + lease.ttr - begun, "ttr")
             elif limit := self.keep_alive[lease.type]:
                 attempt.start_clock(limit, "max_runtime")
-            settlement = (await self._run(attempt)).settlement(lease.receipt)
+            attempted = await self._run(attempt)
+            settlement = attempted.settlement(lease.receipt, monotonic() - begun)
         except asyncio.CancelledError as error:
             ended = Attempted("again", None, reason_of(error))  # the handler cancelled its own task
             if attempt.ended_by is not None:
                 ended = Attempted("again", 0.0, attempt.ended_by)
-            settlement = ended.settlement(lease.receipt)
+            settlement = ended.settlement(lease.receipt, monotonic() - begun)
         except (CallError, ConnectionFailed):
             pass  # of the renewal; the worker ends for it
         finally:

@@ -1,7 +1,7 @@
 """The log of a worker process: what handlers say with ``job.log`` and what they print, with their jobs.
 
-It goes to the server's stderr, as JSON lines when the server logs so; a line is one write, so that those of
-several processes do not mix.
+It goes to the server's stderr, as JSON lines when the server logs so; a line is one write, and not more than
+a pipe takes in one piece, so that those of several processes do not mix.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
+from select import PIPE_BUF
 
 import msgspec
 
@@ -42,15 +43,20 @@ class WorkerLog(logging.Handler):
 
     def error(self, text: str) -> None:
         """What is wrong with the worker itself."""
-        self._write("error", {"event": text} if self._json else {}, text)
+        os.write(self._fd, self._line("error", {"event": text} if self._json else {}, text))
 
     def _output(self, level: str, text: str, about: dict[str, str]) -> None:
-        if self._json:
-            # Odd file names hold surrogates, which JSON can't.
-            about |= {"event": "output", "line": text.encode("utf-8", "replace").decode()}
-        self._write(level, about, text)
+        # Odd file names hold surrogates, which JSON can't.
+        own = {"event": "output", "line": text.encode("utf-8", "replace").decode()} if self._json else {}
+        line = self._line(level, {**about, **own}, text)
+        if len(line) <= PIPE_BUF or len(text) < 2:
+            os.write(self._fd, line)
+            return
+        middle = len(text) // 2
+        self._output(level, text[:middle], about)
+        self._output(level, text[middle:], about)
 
-    def _write(self, level: str, members: dict[str, str], text: str) -> None:
+    def _line(self, level: str, members: dict[str, str], text: str) -> bytes:
         now = dt.datetime.now(dt.UTC)
         if self._json:
             line = msgspec.json.encode({**members, "level": level, "timestamp": now})
@@ -58,7 +64,7 @@ class WorkerLog(logging.Handler):
             when = now.isoformat(timespec="microseconds").removesuffix("+00:00")
             about = " ".join(f"{name}={value}" for name, value in members.items())
             line = f"{when}Z [{level:<9}] {_harmless(text)} {_harmless(about)}".rstrip().encode()
-        os.write(self._fd, line + b"\n")
+        return line + b"\n"
 
 
 _jobs = logging.getLogger("kqs.job")

@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import msgspec
 import psutil
 
-from ..errors import ConfigError, JournalFailed
+from ..errors import Busy, ConfigError, DiskFull, JournalFailed
 from ..ports import Expired
 from . import place
 from .attempt import EXIT_RECYCLED, REVOKE
@@ -263,6 +263,8 @@ class Supervisor:
                 await self._book.release(rest)
         except JournalFailed:
             pass  # the server is stopping for it; a restart restores the leases
+        except (Busy, DiskFull) as away:
+            self._log.warning("leases of a worker that ended stand until their ttr", reason=str(away))
 
     def terminate(self) -> None:
         """Ask the process to finish its attempt and go."""

@@ -109,8 +109,15 @@ class Worker:
         return EXIT_RECYCLED if self._recycling.due and not self._stopping else 0
 
     def _renewed(self, first: Leased) -> bool:
-        """Renew a lease that may be lost by now, and all that wait behind it; whether it can be begun."""
+        """Renew a lease that may be lost by now, and those that wait behind it; whether it can be begun.
+
+        What is more than a worker may hold is given back: those before it took longer than was thought.
+        """
+        keep = max(1, self._usual.ahead)
         waiting = [first, *(lease for _since, lease in self._held)]
+        for lease in waiting[keep:]:
+            self._link.settle(Settlement(lease.receipt, "release"))
+        del waiting[keep:]
         now = monotonic()
         current = self._link.renew([lease.receipt for lease in waiting])
         self._held = deque((now, lease) for lease in waiting[1:] if lease.receipt in current)
@@ -164,7 +171,7 @@ class Worker:
         ended = monotonic()
         self._usual.took(ended - begun)
         self._recycling.done(ended)
-        self._link.settle(attempted.settlement(lease.receipt))
+        self._link.settle(attempted.settlement(lease.receipt, ended - begun))
 
     def _mend(self) -> None:
         """Undo what a handler did to what all jobs of this process share; log what it printed."""

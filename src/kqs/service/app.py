@@ -6,28 +6,31 @@ import asyncio
 import ipaddress
 import os
 import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import structlog
 
 from ..core.job import NEEDS
-from ..engines.embedded import EmbeddedEngine
-from ..errors import ConfigError, DataDirError, JournalFailed
-from ..journal.log import Journal
-from ..journal.scan import Apply
+from ..errors import Busy, ConfigError, DataDirError, DiskFull, JournalFailed
 from ..runners.crew import Crew
+from ..settings import crons
 from ..settings.config import Config, LimitsConfig, split_address
+from ..settings.crons import Cron
 from ..settings.handlers import Handlers
 from .calllog import CallLog
 from .calls import Desk
+from .cron import Crons
 from .dispatch import Dispatch
+from .engines import open_engine, threshold
 from .health import HealthFacts, assess
 from .host import Host, RealHost
 from .intake import Intake
 from .metrics import Metrics
 from .reload import Reloads, Sources
 from .server import Server
+from .stores import open_store, refuse_to_leave
 from .tls import server_context
 from .tokens import Tokens
 from .workers import EngineBook
@@ -38,6 +41,8 @@ TICK = 0.02
 LAST_WORDS = 2.0
 #: How often the tokens' file is looked at, seconds.
 LOOK_AT_TOKENS = 1.0
+#: Seconds between two looks at an engine that is away.
+_AWAY = 0.5
 #: An oversize payload no job refers to is collected when it is this old, seconds.
 ORPHAN_GRACE = 3600.0
 
@@ -139,47 +144,29 @@ class Service:
         data = os.path.abspath(config.server.data)
         try:
             host.claim(data)
-            self._store = host.store(data)
+            self._store = await open_store(config.bulk, host, data)
             self._call_log = CallLog(data, config.call_log, random.random)
-            executor = host.executor()
-
-            def open_journal(apply: Apply) -> Journal:
-                return Journal.open(
-                    host.disk,
-                    executor,
-                    data,
-                    apply,
-                    now=host.clock.now(),
-                    segment_size=config.journal.segment_size,
-                    random=random.randbytes,
-                    on_failure=self._journal_failed,
-                )
-
-            self._engine = EmbeddedEngine(
-                open_journal,
-                host.clock,
-                random=random.random,
-                nonce=random.getrandbits,
-                bulk=self._store,
-                payload_window=config.journal.payload_window,
-                memory_limit=config.journal.memory_limit,
-                key_window=config.journal.key_window,
-                key_cap=config.journal.key_cap,
-            )
+            self._engine = await open_engine(config, host, data, self._store, self._journal_failed)
         except OSError as error:
             raise DataDirError(f"data directory {data} cannot be used: {error.strerror}") from None
-        if self._engine.journal.torn is not None:
-            self._log.warning(
-                "the journal's unfinished last frame was cut; nothing accepted was in it",
-                kept=self._engine.journal.torn,
-            )
+        if "inspect" in self._engine.capabilities:
+            refuse_to_leave(config.bulk, await self._engine.bulk_names())
         self._data = data
         self._refuse_unsupported(self._handlers)
+        self._engine.arrange(self._handlers.shares)
+        self._crons = Crons(
+            self._engine,
+            host.wall,
+            may_run=lambda: self._desk.accepting and not self._dispatch.draining,
+            may_accept=lambda: self._desk.accepting,
+            log=self._log,
+        )
+        self._crons.replace(self._plan_crons(config, self._handlers))
         self._metrics = Metrics()
         intake = Intake(
             self._engine,
             self._store,
-            config.bulk.threshold,
+            threshold(config, self._engine),
             self._metrics,
             self._call_log,
             self._monotonic,
@@ -190,6 +177,7 @@ class Service:
             engine=self._engine,
             intake=intake,
             dispatch=self._dispatch,
+            crons=self._crons,
             bulk=self._store,
             clock=host.clock,
             table=self._handlers.table,
@@ -198,6 +186,7 @@ class Service:
             log=self._call_log,
             health=self._health,
             about=self._about,
+            serves=self._serves,
             quit=self.shutdown,
             monotonic=self._monotonic,
         )
@@ -205,7 +194,6 @@ class Service:
         book = EngineBook(self._engine, self._dispatch, self._server)
         self._workers = Crew(self._handlers.specs, book, self._log)
         self._engine.on_revoked(self._workers.cancel)
-        await self._engine.journal.make_room()  # what ends jobs has its space before the first call (G9)
         tls = self._certificates if self._tls else None
         await host.listen(self._server, config.server.listen, data, tls)
         if self._unprotected:
@@ -215,16 +203,18 @@ class Service:
         host.started()
         self._timer = asyncio.create_task(self._tick())
         self._workers.start()
+        self._crons.start()
         if self._sources is not None:
             self._reloads = Reloads(config, self._sources, self._take_over, self._log)
             if self._watch:
                 self._watching = asyncio.create_task(self._reloads.watch(lambda: self._handlers.roots))
+        jobs = (await self._engine.stats())["jobs"]
         self._log.info(
             "ready",
             listen=f"{split_address(config.server.listen, '')[0]}:{self._server.port}",
             tls=self._tls is not None,
             data=data,
-            jobs=sum(self._engine.stats()["jobs"][state] for state in ("delayed", "ready", "reserved")),
+            jobs=sum(jobs[state] for state in ("delayed", "ready", "reserved")),
             handlers=sorted(self._workers.types()),
         )
 
@@ -238,11 +228,22 @@ class Service:
                     "remove it"
                 )
 
-    def _take_over(self, handlers: Handlers) -> None:
-        """Run with other handlers and other settings of job types from now on."""
+        if handlers.share_given and "fair_share" not in self._engine.capabilities:
+            raise ConfigError(
+                f"{handlers.share_given}: weights, limits and orders need an engine with fair_share, which "
+                f"{self._engine.name} has not; remove it"
+            )
+
+    def _plan_crons(self, config: Config, handlers: Handlers) -> dict[str, Cron]:
+        return crons.plan(config.cron, handlers.table, self._engine.capabilities)
+
+    def _take_over(self, config: Config, handlers: Handlers) -> None:
+        """Run with other handlers, crons and settings of job types from now on."""
         self._refuse_unsupported(handlers)
+        self._crons.replace(self._plan_crons(config, handlers))
         self._handlers = handlers
         self._desk.table = handlers.table
+        self._engine.arrange(handlers.shares)
         self._workers.replace(handlers.specs)
 
     def _limits(self) -> LimitsConfig:
@@ -294,28 +295,36 @@ class Service:
     async def _tick(self) -> None:
         """Release delays, take expired leases back, look for work, collect orphans."""
         next_collection = next_look = next_tokens = self._monotonic()
+        away = ""
         while True:
             try:
                 expired: dict[float, list[str]] = {}
-                for lease in await self._workers.look_after(self._engine.tick()):
+                for lease in await self._workers.look_after(await self._engine.tick()):
                     expired.setdefault(lease.ttr, []).append(lease.receipt)
                 for ttr, receipts in expired.items():
                     reason = f"ttr of {ttr:g} s exceeded"
                     await self._engine.rescue(receipts, overdue=True, reason=reason)
                 if self._monotonic() >= next_look:
                     next_look = self._monotonic() + min(1.0, self._config.health.stall / 4)
-                    self._look_for_work()
+                    await self._look_for_work()
                 if self._monotonic() >= next_tokens:
                     next_tokens = self._monotonic() + LOOK_AT_TOKENS
                     self._look_at_tokens()
                 if self._monotonic() >= next_collection:
                     next_collection = self._monotonic() + ORPHAN_GRACE
-                    await self._store.collect(self._engine.bulk_names(), ORPHAN_GRACE)
+                    if "inspect" in self._engine.capabilities:  # else nobody knows what is an orphan
+                        await self._store.collect(await self._engine.bulk_names(), ORPHAN_GRACE)
+                away = ""
             except JournalFailed:
                 return
+            except (Busy, DiskFull) as error:
+                if not away:
+                    self._log.warning("the engine is away: leases and delays wait for it", reason=str(error))
+                away = str(error)
+                await asyncio.sleep(_AWAY)
             except Exception:  # whatever it was, leases must still expire
                 self._log.exception("bug", task="tick")
-            await asyncio.sleep(TICK)
+            await asyncio.sleep(TICK / 4 if self._engine.behind else TICK)
 
     def _journal_failed(self, failure: JournalFailed) -> None:
         """G5: stop. Replies that say "unknown" are still sent; nothing else is."""
@@ -324,35 +333,50 @@ class Service:
         self._quickly.set()
         self.shutdown(0)
 
-    def _eligible(self) -> dict[str, int]:
-        """Ready jobs a worker is here for; none while nothing is handed out."""
+    def _serves(self, type_: str) -> bool:
+        """Whether a worker is here or connected that takes a type."""
+        return type_ in self._workers.types() or self._dispatch.serves(type_)
+
+    async def _eligible(self) -> Iterator[tuple[str, int]]:
+        """Types with ready jobs that a worker is here for, and how many; none while nothing is handed out.
+
+        Raises:
+            Busy, DiskFull: nobody knows.
+        """
         if self._dispatch.draining:
-            return {}
-        local = self._workers.types()
-        return {
-            type_: count
-            for type_, count in self._engine.ready_types().items()
-            if type_ in local or self._dispatch.serves(type_)
-        }
+            return iter(())
+        here, connected = self._workers.types(), self._dispatch.serves
+        return await self._engine.ready_types(lambda type_: type_ in here or connected(type_))
 
-    def _look_for_work(self) -> dict[str, int]:
-        """:meth:`_eligible`, remembering when there was last nothing: only work that waits can stall."""
-        eligible = self._eligible()
-        if not eligible:
-            self._idle_since = self._monotonic()
-        return eligible
+    async def _look_for_work(self) -> None:
+        """Remember when there was last nothing to do, as far as is known: only work that waits can stall.
 
-    def _health(self) -> dict[str, Any]:
-        eligible = self._look_for_work()
-        now = self._monotonic()
+        Raises:
+            Busy, DiskFull: nobody knows.
+        """
+        waiting = False
+        try:
+            waiting = next(await self._eligible(), None) is not None
+        finally:
+            if not waiting:
+                self._idle_since = self._monotonic()
+
+    async def _health(self) -> dict[str, Any]:
         failed = None if self._failure is None else str(self._failure)
+        eligible, away = {}, ""
+        try:
+            await self._look_for_work()
+            eligible = dict(await self._eligible())
+        except (Busy, DiskFull) as error:
+            away = str(error)
         free = total = 0
         try:
             free, total = self._host.disk.free(self._data)
         except OSError as error:
             failed = failed or f"data directory {self._data}: {error.strerror}"
+        now = self._monotonic()
         facts = HealthFacts(
-            accepting=self._engine.journal.accepting,
+            accepting=self._engine.accepting,
             failed=failed,
             leaving=not self._desk.accepting,
             draining=self._dispatch.draining,
@@ -362,6 +386,7 @@ class Service:
             idle_for=now - max(self._desk.progressed, self._idle_since),
             longest_ttr=self._engine.longest_ttr,
             workers=self._workers.states(),
+            away=away,
         )
         health = self._config.health
         return assess(facts, stall=health.stall, disk_share=health.disk_free)
@@ -404,6 +429,8 @@ class Service:
         timer = getattr(self, "_timer", None)
         if timer is not None:
             timer.cancel()
+        if hasattr(self, "_crons"):
+            await self._crons.close(at_once=self._failure is not None)
         if self._failure is not None:
             await asyncio.sleep(0.1)  # let the replies that say so go out
             return

@@ -16,6 +16,7 @@ from ..journal.backup import Copied, copy_journal
 from ..journal.disk import RealDisk
 from ..journal.scan import each_entry, read_only
 from ..stores.files import FileStore
+from ..stores.names import FILES, place_of
 
 _ENDS = (Event.ACK, Event.DELETE)
 
@@ -27,11 +28,13 @@ class Backup(Struct, frozen=True):
         journal: see :class:`~kqs.journal.backup.Copied`.
         payloads: how many bulk payloads.
         missing: jobs whose payload the bulk store does not have.
+        elsewhere: jobs whose payload is in a store on other machines; it is not copied.
     """
 
     journal: Copied
     payloads: int
     missing: list[int]
+    elsewhere: list[int] = []
 
 
 def back_up(data: str, into: str) -> Backup:
@@ -58,7 +61,8 @@ def back_up(data: str, into: str) -> Backup:
     try:
         with store.hold():
             copied = copy_journal(RealDisk(read_only=True), data, disk, making)
-            needed = _needed(disk, making)
+            referred = _needed(disk, making)
+            needed = {number: ref for number, ref in referred.items() if place_of(ref.name) == FILES}
             missing = store.copy(needed.values(), f"{making}/bulk")
         disk.sync_dir(f"{making}/bulk")
         disk.sync_dir(making)
@@ -68,7 +72,8 @@ def back_up(data: str, into: str) -> Backup:
         raise
     disk.sync_dir(os.path.dirname(os.path.abspath(into)))
     lost = [number for number, ref in needed.items() if ref in missing]
-    return Backup(copied, len(needed) - len(lost), lost)
+    elsewhere = [number for number in referred if number not in needed]
+    return Backup(copied, len(needed) - len(lost), lost, elsewhere)
 
 
 def _needed(disk: RealDisk, directory: str) -> dict[int, BulkRef]:

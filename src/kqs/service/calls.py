@@ -8,26 +8,27 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from ..core import calls, wire
+from ..core.arguments import decode_argument
 from ..core.calls import ALLOWED, Role, given
 from ..core.job import (
     PRIOS,
     SECOND,
     DefaultsTable,
     check_job,
-    decode_argument,
     parse_batch,
     parse_job,
     split_batch,
 )
-from ..core.outcome import Settlement
+from ..core.outcome import OutcomeName, Reason, Settlement
 from ..core.wire import BadLine, Request
 from ..errors import (
     BadRequest,
@@ -36,12 +37,14 @@ from ..errors import (
     Forbidden,
     Internal,
     KQSError,
+    NotFound,
     ShuttingDown,
     Unauthorized,
     Unsupported,
 )
 from ..ports import BulkStore, Clock, Engine, Lease
 from .calllog import CallLog
+from .cron import Crons
 from .dispatch import Dispatch
 from .intake import Intake
 from .jobcalls import JobCalls
@@ -56,6 +59,9 @@ PONG: Final = b'"pong"'
 NULL: Final = b"null"
 #: Seconds a job waits when its payload can't be read just now.
 _LATER: Final = 1.0
+T = TypeVar("T")
+#: Seconds between two tries while the engine is away.
+_AWAY: Final = 0.2
 
 
 class LeaseView(Struct, omit_defaults=True, gc=False):
@@ -78,12 +84,13 @@ class Desk:
     """Takes calls for all connections.
 
     Args:
-        engine, intake, dispatch, bulk, clock: the parts that do the work.
+        engine, intake, dispatch, crons, bulk, clock: the parts that do the work.
         table: settings of job types; another one may be set later.
         tokens: who may call.
         metrics, log: told of every call.
         health: gathers the answer to ``health``.
         about: gathers the service's part of ``stats``.
+        serves: whether a worker is here or connected that takes a type.
         quit: begins the shutdown, given the grace in seconds.
         monotonic: seconds that never run backwards.
     """
@@ -94,14 +101,16 @@ class Desk:
         engine: Engine,
         intake: Intake,
         dispatch: Dispatch,
+        crons: Crons,
         bulk: BulkStore,
         clock: Clock,
         table: DefaultsTable,
         tokens: Tokens,
         metrics: Metrics,
         log: CallLog,
-        health: Callable[[], dict[str, Any]],
+        health: Callable[[], Awaitable[dict[str, Any]]],
         about: Callable[[], dict[str, Any]],
+        serves: Callable[[str], bool],
         quit: Callable[[float], None],
         monotonic: Callable[[], float] = monotonic,
     ) -> None:
@@ -125,17 +134,20 @@ class Desk:
         self._now: dict[str, Callable[[Connection, Request, bytes], bytes]] = {
             "ping": lambda connection, request, raw: PONG,
             "auth": self._auth,
-            "stats": self._stats,
-            "health": self._health_call,
             "quit": self._quit_call,
             "drain": self._drain_call,
         }
-        self.jobs = JobCalls(engine, clock)
+        self.jobs = JobCalls(
+            engine, clock, serves=serves, draining=lambda: dispatch.draining, caller=self._caller
+        )
         self._later: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes | None]]] = {
+            "stats": self._stats,
+            "health": self._health_call,
             "reserve": self._reserve,
             "settle": self._settle,
             "renew": self._renew,
             **self.jobs.handlers,
+            **crons.handlers,
         }
 
     @property
@@ -329,6 +341,11 @@ class Desk:
         connection.authenticate(role, sha256)
         return role
 
+    def _caller(self, connection: Connection) -> str:
+        """Who calls, for people: the token's name, else the address."""
+        token = None if connection.token is None else self._tokens.find(connection.token)
+        return connection.peer if token is None else token.name
+
     def _argument(self, connection: Connection, request: Request) -> bytes:
         """The raw argument, without the seed's ``auth`` member, which is acted on."""
         raw = wire.copy_raw(request.m)
@@ -394,13 +411,18 @@ class Desk:
             if lease.bulk is not None:
                 try:
                     data = await self._bulk.get(lease.bulk)
-                except Busy:
-                    # Descriptors or memory are short, here and now: that is no attempt.
-                    await self._engine.settle([Settlement(lease.receipt, "release", delay=_LATER)])
+                except Busy as busy:
+                    # The store is away, or descriptors are short: that is no attempt, and the job says so.
+                    reason = Reason(str(busy), "bulk")
+                    again = Settlement(lease.receipt, "release", delay=_LATER, reason=reason)
+                    await self._engine.settle([again])
                     continue
                 except CallError as error:
-                    # The store is away or lost it: the job waits and says so; it is not failed (G6).
-                    await self._engine.settle([Settlement(lease.receipt, "again", reason=str(error))])
+                    # The store is away or lost it: the job waits and says so; it is not failed (G6). An
+                    # engine that may have a job twice has it once more when its payload is gone: parked.
+                    twin = isinstance(error, NotFound) and "idempotency" not in self._engine.capabilities
+                    outcome: OutcomeName = "fail" if twin else "again"
+                    await self._engine.settle([Settlement(lease.receipt, outcome, reason=str(error))])
                     continue
             views.append(_view(lease, data))
         return _encode({"jobs": views})
@@ -410,11 +432,21 @@ class Desk:
             settlements = _settlements.decode(raw or b"[]")
         except (msgspec.MsgspecError, RecursionError):
             settlements = self._settle_one_by_one(raw)
-        refused = await self._engine.settle(settlements)
+        refused = await self._patiently(connection, partial(self._engine.settle, settlements))
         self.progressed = self._monotonic()
         connection.settled = True
         answer: dict[str, Any] = {"settled": len(settlements) - len(refused), "refused": refused}
         return _encode(answer)
+
+    async def _patiently(self, connection: Connection, call: Callable[[], Awaitable[T]]) -> T:
+        """What the engine answers; a worker of this server waits while the engine is away."""
+        while True:
+            try:
+                return await call()
+            except Busy:
+                if connection.holder is None or not self.accepting:
+                    raise
+            await asyncio.sleep(_AWAY)
 
     @staticmethod
     def _settle_one_by_one(raw: bytes) -> list[Settlement]:
@@ -430,7 +462,8 @@ class Desk:
     async def _renew(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.RenewArgument, "renew")
         progress = None if argument.progress is UNSET else msgspec.to_builtins(argument.progress)
-        current = await self._engine.renew(argument.receipts, progress)
+        renew = partial(self._engine.renew, argument.receipts, progress)
+        current = await self._patiently(connection, renew)
         answer: dict[str, list[str]] = {"renewed": [], "lost": [], "cancelled": []}
         for receipt, became in zip(argument.receipts, current, strict=True):
             answer[became].append(receipt)
@@ -438,11 +471,11 @@ class Desk:
             self.progressed = self._monotonic()  # a long attempt that goes on
         return _encode(answer)
 
-    def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
+    async def _stats(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         argument = decode_argument(raw, calls.StatsArgument, "stats")
         return _encode(
             {
-                **self._engine.stats(given(argument.type)),
+                **await self._engine.stats(given(argument.type)),
                 "engine": self._engine.name,
                 "calls": self.metrics.shown(),
                 "errors": self.metrics.errors,
@@ -450,9 +483,9 @@ class Desk:
             }
         )
 
-    def _health_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
+    async def _health_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         decode_argument(raw, calls.HealthArgument, "health")
-        return _encode(self._health())
+        return _encode(await self._health())
 
     def _drain_call(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         on = decode_argument(raw, calls.DrainArgument, "drain").on

@@ -6,6 +6,11 @@ import time
 from collections.abc import Callable
 
 
+def wall() -> int:
+    """The time of the clock on the wall as it is set now, microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
 class SystemClock:
     """Wall-clock time that is anchored once, when the process starts, and then runs on the monotonic clock.
 

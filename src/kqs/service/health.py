@@ -20,6 +20,7 @@ class HealthFacts(Struct):
         idle_for: seconds since a job last completed or there was last nothing eligible.
         longest_ttr: seconds, of the leases that are out; 0 when there are none.
         workers: states of the local workers.
+        away: why the engine cannot be asked, or empty.
     """
 
     accepting: bool
@@ -32,6 +33,7 @@ class HealthFacts(Struct):
     idle_for: float
     longest_ttr: float
     workers: list[dict[str, Any]]
+    away: str = ""
 
 
 def assess(facts: HealthFacts, *, stall: float, disk_share: float) -> dict[str, Any]:
@@ -48,6 +50,8 @@ def assess(facts: HealthFacts, *, stall: float, disk_share: float) -> dict[str, 
         _progress(facts, max(stall, facts.longest_ttr + stall / 2 if facts.longest_ttr else 0.0)),
         _workers(facts),
     ]
+    if facts.away:
+        checks.append(_check("engine", "degraded", f"jobs wait: {facts.away}"))
     order = ("ok", "degraded", "failing")
     status = max((check["status"] for check in checks), key=order.index)
     return {"status": status, "checks": checks}

@@ -11,7 +11,7 @@ import gc
 import os
 import resource
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from random import Random, SystemRandom
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +25,7 @@ from ..journal.recovery import lock_directory
 from ..ports import BulkStore, Clock, Disk, Executor
 from ..settings.config import split_address
 from ..stores.files import FileStore
-from .clock import SystemClock
+from .clock import SystemClock, wall
 
 if TYPE_CHECKING:
     import ssl
@@ -39,26 +39,20 @@ if TYPE_CHECKING:
 OWN_FILES = 192
 
 
-class CollectingStore(BulkStore, Protocol):
-    """A bulk store that this server alone uses, and so can be cleared of what no job refers to."""
-
-    async def collect(self, wanted: Collection[str], grace: float) -> int:
-        """Remove payloads that are not ``wanted`` and older than ``grace`` seconds; returns how many."""
-        ...
-
-
 class Host(Protocol):
     """The machine below one server.
 
     Attributes:
         disk: where the journal is.
         clock: time of day.
+        wall: the same, microseconds since 1970, of a clock that people set while the server runs.
         monotonic: seconds that never run backwards; only differences mean something.
         random: of ids, receipts and jitter.
     """
 
     disk: Disk
     clock: Clock
+    wall: Callable[[], int]
     monotonic: Callable[[], float]
     random: Random
 
@@ -75,7 +69,7 @@ class Host(Protocol):
         """The journal's thread; reports on the running loop."""
         ...
 
-    def store(self, data: str) -> CollectingStore:
+    def store(self, data: str) -> BulkStore:
         """Where oversize payloads go."""
         ...
 
@@ -107,6 +101,7 @@ class RealHost:
     def __init__(self) -> None:
         self.disk: Disk = RealDisk()
         self.clock: Clock = SystemClock()
+        self.wall: Callable[[], int] = wall
         self.monotonic: Callable[[], float] = monotonic
         self.random: Random = SystemRandom()
         self._process = psutil.Process()
@@ -129,7 +124,7 @@ class RealHost:
     def executor(self) -> Executor:
         return ThreadExecutor(asyncio.get_running_loop())
 
-    def store(self, data: str) -> CollectingStore:
+    def store(self, data: str) -> BulkStore:
         return FileStore(f"{data}/bulk")
 
     def connections(self, wanted: int) -> int:

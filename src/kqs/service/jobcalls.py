@@ -11,8 +11,9 @@ from typing import Any, Final
 import msgspec
 
 from ..core import calls, wire
+from ..core.arguments import decode_argument
 from ..core.calls import given
-from ..core.job import SECOND, decode_argument
+from ..core.job import SECOND
 from ..core.wire import Request
 from ..errors import BadRequest, Busy, Unsupported
 from ..ports import Clock, Engine, JobEvent, Selection
@@ -32,20 +33,35 @@ class JobCalls:
     Args:
         engine: where the jobs are.
         clock: time.
+        serves: whether a worker is here or connected that takes a type.
+        draining: whether this server hands out nothing.
+        caller: who is at the other end of a connection, for people.
 
     Attributes:
         handlers: by the call's name; each takes the connection, the request and its argument, and gives the
             reply's value, or None when it has answered itself.
     """
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        *,
+        serves: Callable[[str], bool],
+        draining: Callable[[], bool],
+        caller: Callable[[Connection], str],
+    ) -> None:
         self._engine = engine
         self._clock = clock
+        self._serves = serves
+        self._draining = draining
+        self._caller = caller
         self._watches: dict[Connection, set[_Watch]] = {}
         self._waits: set[asyncio.Event] = set()
         self.handlers: dict[str, Callable[[Connection, Request, bytes], Awaitable[bytes | None]]] = {
             "job": self._job,
             "jobs": self._jobs,
+            "why": self._why,
             "kick": self._control,
             "bury": self._control,
             "delete": self._control,
@@ -70,10 +86,27 @@ class JobCalls:
         jobs, following = await self._engine.jobs(
             state=given(argument.state),
             type=given(argument.type),
+            fair=given(argument.fair),
             limit=argument.limit,
             after=given(argument.after),
         )
         return _encode({"jobs": jobs} if following is None else {"jobs": jobs, "next": following})
+
+    async def _why(self, connection: Connection, request: Request, raw: bytes) -> bytes:
+        """What the engine knows, and first what this server does: whether anybody would run it."""
+        found = await self._engine.why(decode_argument(raw, calls.WhyArgument, "why").id)
+        here: list[dict[str, Any]] = []
+        if found["state"] in ("delayed", "ready"):
+            if not self._serves(found["type"]):
+                text = f"no handler here runs type {found['type']}, and no worker that takes it is connected"
+                here.append({"code": "no_worker", "text": text})
+            if self._draining():
+                here.append({"code": "draining", "text": "this server hands out no jobs; 'kqs drain --off'"})
+        if not here and not found["reasons"]:
+            here.append(
+                {"code": "next", "text": "nothing: it is the next of its lane, for a worker that is free"}
+            )
+        return _encode({**found, "reasons": here + found["reasons"]})
 
     # -- changing -------------------------------------------------------------------------------
 
@@ -106,7 +139,7 @@ class JobCalls:
     async def _pause(self, connection: Connection, request: Request, raw: bytes) -> bytes:
         self._need("pause", request.n)
         type, paused = decode_argument(raw, calls.PauseArgument, request.n).type, request.n == "pause"
-        await self._engine.pause(type, paused)
+        await self._engine.pause(type, paused, by=self._caller(connection))
         return _encode({"type": type, "paused": paused})
 
     # -- waiting and watching -------------------------------------------------------------------

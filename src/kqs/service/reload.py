@@ -14,7 +14,7 @@ from ..settings.config import Config
 from ..settings.handlers import Handlers
 
 #: Tables of the config that can change while the server runs.
-TABLES = ("defaults", "classes", "handlers", "pools", "http")
+TABLES = ("scheduler", "fair", "defaults", "classes", "handlers", "pools", "http", "cron")
 #: How often ``--watch`` looks, seconds.
 LOOK = 0.5
 
@@ -39,11 +39,13 @@ class Reloads:
     Args:
         config: what the server runs with.
         sources: where the new ones come from.
-        take: makes the server run with other handlers; raises ConfigError when it cannot.
+        take: makes the server run with another config and its handlers; raises ConfigError when it cannot.
         log: where to say what came of it.
     """
 
-    def __init__(self, config: Config, sources: Sources, take: Callable[[Handlers], None], log: Any) -> None:
+    def __init__(
+        self, config: Config, sources: Sources, take: Callable[[Config, Handlers], None], log: Any
+    ) -> None:
         self._config = config
         self._sources = sources
         self._take = take
@@ -75,7 +77,7 @@ class Reloads:
             taken = {name: getattr(new, name) for name in TABLES}
             config = msgspec.structs.replace(self._config, **taken)
             handlers = await asyncio.to_thread(self._sources.plan, config)
-            self._take(handlers)
+            self._take(config, handlers)
         except ConfigError as error:
             self._log.error("config refused; nothing was changed", reason=str(error))
             return

@@ -187,13 +187,18 @@ class Tokens:
         self.required = bool(configured)
         self.refresh()
 
-    def role(self, sha256: str) -> Role | None:
-        """The role of the token with this hash; None when there is none (any more)."""
-        found: Role | None = None
+    def find(self, sha256: str) -> TokenConfig | None:
+        """The token with this hash; None when there is none (any more)."""
+        found: TokenConfig | None = None
         for token in (*self._configured, *self._stored):  # all of them: the time tells nothing
             if hmac.compare_digest(token.sha256, sha256):
-                found = token.role
+                found = token
         return found
+
+    def role(self, sha256: str) -> Role | None:
+        """The role of the token with this hash; None when there is none (any more)."""
+        found = self.find(sha256)
+        return None if found is None else found.role
 
     def refresh(self) -> bool:
         """Read the file if it is another one than at the last look.

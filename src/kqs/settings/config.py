@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
 
 from ..core.calls import Role
 from ..errors import ConfigError
-from . import jobtypes
+from . import crons, jobtypes
+from .crons import CronConfig
+from .engines import BeanstalkdConfig, EngineConfig, PostgresConfig
 from .jobtypes import ClassConfig, DefaultsConfig, HandlerConfig, HttpConfig, PoolConfig
+from .shares import FairConfig, SchedulerConfig
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 
@@ -94,10 +97,25 @@ class BulkConfig(_Table, frozen=True):
     """Oversize payloads.
 
     Attributes:
-        threshold: payloads above this many bytes go to the bulk store (files in the data directory).
+        threshold: payloads above this many bytes go to the bulk store; less where the engine takes less.
+        store: where new ones go: ``files`` in the data directory, ``mongo`` or ``objects``. Those of before
+            are still read from any store that is configured here.
+        shared: whether every server that uses the same engine sees the files under its own data directory. An
+            engine other than the embedded one is refused with ``files`` without it.
+        mongo: ``mongodb://`` URL; the payloads are in its database, or in ``kqs``.
+        objects: ``s3://BUCKET/PREFIX``, ``gs://BUCKET/PREFIX`` or ``az://CONTAINER/PREFIX``.
+        options: of the object store, by obstore's names (``endpoint``, ``region``, ..); what is not given,
+            credentials too, comes from the environment, as for the provider's own tools.
+        timeout: seconds an operation of ``mongo`` or ``objects`` may take before the store counts as away.
     """
 
     threshold: Annotated[int, Meta(ge=0, le=1 << 30)] = 65536
+    store: Literal["files", "mongo", "objects"] = "files"
+    shared: bool = False
+    mongo: str = ""
+    objects: str = ""
+    options: dict[str, str] = {}
+    timeout: Annotated[float, Meta(gt=0, le=300)] = 10.0
 
 
 class CallLogConfig(_Table, frozen=True):
@@ -152,15 +170,21 @@ class Config(_Table, frozen=True):
     server: ServerConfig = ServerConfig()
     tls: TlsConfig = TlsConfig()
     limits: LimitsConfig = LimitsConfig()
+    engine: EngineConfig = EngineConfig()
+    postgres: PostgresConfig = PostgresConfig()
+    beanstalkd: BeanstalkdConfig = BeanstalkdConfig()
     journal: JournalConfig = JournalConfig()
     bulk: BulkConfig = BulkConfig()
     call_log: CallLogConfig = CallLogConfig()
     health: HealthConfig = HealthConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    fair: dict[str, FairConfig] = {}
     defaults: DefaultsConfig = DefaultsConfig()
     classes: dict[str, ClassConfig] = {}
     handlers: dict[str, HandlerConfig] = {}
     pools: dict[str, PoolConfig] = {}
     http: HttpConfig = HttpConfig()
+    cron: dict[str, CronConfig] = {}
     tokens: list[TokenConfig] = []
 
 
@@ -198,11 +222,17 @@ def parse(text: bytes, path: str = "kqs.toml") -> Config:
 
 def _check(config: Config, path: str) -> None:
     """Refuse settings that contradict each other."""
-    jobtypes.check(path, config.defaults, config.classes, config.handlers, config.pools, config.http)
+    tables = (config.defaults, config.classes, config.handlers, config.pools, config.http, config.fair)
+    jobtypes.check(path, *tables)
+    crons.check(f"{path}: ", config.cron, config.bulk.threshold)
     if config.journal.payload_window > config.journal.memory_limit // 2:
         raise ConfigError(
             f"{path}: journal.payload_window must be at most half of journal.memory_limit "
             f"({config.journal.memory_limit} bytes)"
+        )
+    if config.bulk.store != "files" and not getattr(config.bulk, config.bulk.store):
+        raise ConfigError(
+            f"{path}: bulk.{config.bulk.store} is missing: the URL of the store bulk.store names"
         )
     if config.bulk.threshold > config.limits.line:
         raise ConfigError(f"{path}: bulk.threshold is above limits.line, so it could never be reached")
@@ -220,27 +250,21 @@ def _explain(message: str) -> str:
     setting = place.rstrip("`").lstrip(".").replace("[...]", ".*")
     unknown = re.search(r"unknown field `([^`]*)`", text)
     if unknown:
-        close = difflib.get_close_matches(unknown[1], _all_keys(), 1)
+        close = difflib.get_close_matches(unknown[1], _keys_of(setting), 1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         table = f"[{setting}] has" if setting else "there is"
         return f"{table} an unknown key {unknown[1]!r}{hint}"
     return f"{setting or 'the file'}: {text[:1].lower()}{text[1:]}"
 
 
-def _all_keys() -> list[str]:
-    keys: list[str] = []
-    todo: list[type] = [Config]
-    while todo:
-        table = todo.pop()
-        keys.extend(table.__struct_fields__)  # type: ignore[attr-defined]
-        todo.extend(tables_in(table))
-    return keys
-
-
-def tables_in(table: type) -> list[type]:
-    """The table types that a table's settings hold, directly or in a dict or list."""
-    parts = (part for hint in get_type_hints(table).values() for part in (hint, *get_args(hint)))
-    return [part for part in parts if isinstance(part, type) and issubclass(part, Struct)]
+def _keys_of(setting: str) -> tuple[str, ...]:
+    """The keys of the table at this place of the file."""
+    table: type[Struct] = Config
+    for name in re.findall(r"[a-z_]+", setting):
+        hint = get_type_hints(table)[name]
+        parts = (part for part in (hint, *get_args(hint)) if isinstance(part, type))
+        table = next(part for part in parts if issubclass(part, Struct))
+    return table.__struct_fields__
 
 
 def split_address(address: str, what: str) -> tuple[str, int]:

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET, Struct
 
 from ..core.job import DefaultsTable, JobSettings
+from ..core.shares import Shares
 from ..errors import ConfigError
 from ..runners import place
 from ..runners.check import REFUSED, Checked
@@ -26,6 +27,8 @@ from .jobtypes import (
     PoolConfig,
     check_coherent,
     is_glob,
+    share_given,
+    shares_of,
     suggestion,
 )
 
@@ -43,12 +46,16 @@ class Handlers(Struct, frozen=True):
         table: settings of job types.
         roots: files and folders of the handlers' own code.
         app: settings of the types of the ``--app``.
+        shares: settings of the scheduler.
+        share_given: the first of these that is not as it is by default.
     """
 
     specs: list[WorkerSpec]
     table: DefaultsTable
     roots: list[str]
     app: dict[str, JobSettings]
+    shares: Shares = Shares()
+    share_given: str = ""
 
 
 def prepare(
@@ -113,7 +120,9 @@ def prepare(
         ping = {"ping": HandlerSpec(python=BUILTIN)}
         specs.append(WorkerSpec(name, BUILTIN_POOL, ping, types=frozenset(ping), capture=False))
     roots = sorted({root for one in checked.values() for root in one.roots})
-    return Handlers(specs, types.table(jobs), roots, jobs)
+    shares = shares_of(config.scheduler, config.classes, config.handlers, config.fair)
+    given = share_given(config.scheduler, config.classes, config.handlers, config.fair)
+    return Handlers(specs, types.table(jobs), roots, jobs, shares, given)
 
 
 def _with_app(

@@ -18,7 +18,9 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from ..core.job import MAX_TTR, MAX_TYPE_BYTES, DefaultsTable, JobDefaults, JobSettings
+from ..core.shares import Share, Shares
 from ..errors import ConfigError
+from .shares import FairConfig, JobTypeConfig, SchedulerConfig, check_share, share_of, shares_of_keys
 
 #: The pool of handlers that name none, in themselves or in their class.
 DEFAULT_POOL = "default"
@@ -34,8 +36,8 @@ class DefaultsConfig(JobDefaults, frozen=True, forbid_unknown_fields=True):
     """What jobs get that do not say."""
 
 
-class ClassConfig(JobSettings, frozen=True, forbid_unknown_fields=True):
-    """Settings that several job types share.
+class ClassConfig(JobTypeConfig, frozen=True, forbid_unknown_fields=True):
+    """Settings that several job types share. Its limits hold for all of them together, its weight for each.
 
     Attributes:
         types: names of job types, or patterns of them (``image.*``; ``*``, ``?`` and ``[seq]`` as in shells).
@@ -46,7 +48,7 @@ class ClassConfig(JobSettings, frozen=True, forbid_unknown_fields=True):
     pool: str | UnsetType = UNSET
 
 
-class HandlerConfig(JobSettings, frozen=True, forbid_unknown_fields=True):
+class HandlerConfig(JobTypeConfig, frozen=True, forbid_unknown_fields=True):
     """How jobs of one type are run: exactly one of ``python``, ``command`` and ``http``.
 
     Attributes:
@@ -169,6 +171,43 @@ class JobTypes:
         )
 
 
+def shares_of(
+    scheduler: SchedulerConfig,
+    classes: Mapping[str, ClassConfig],
+    handlers: Mapping[str, HandlerConfig],
+    fair: Mapping[str, FairConfig],
+) -> Shares:
+    """What the scheduler needs to know of the settings."""
+    types = JobTypes(JobDefaults(), classes, handlers)
+    of_class = {name: share_of(table) for name, table in classes.items()}
+
+    def of_type(type_: str) -> tuple[str | None, Share]:
+        class_, own = types.class_of(type_), handlers.get(type_)
+        weight = 1.0 if class_ is None else of_class[class_].weight
+        return class_, Share(weight) if own is None else share_of(own, weight)
+
+    return Shares(scheduler.order, scheduler.priority, of_type, of_class, shares_of_keys(fair))
+
+
+def share_given(
+    scheduler: SchedulerConfig,
+    classes: Mapping[str, ClassConfig],
+    handlers: Mapping[str, HandlerConfig],
+    fair: Mapping[str, FairConfig],
+) -> str:
+    """The first setting of the scheduler that is not as it is by default, or nothing."""
+    if scheduler != SchedulerConfig():
+        return "scheduler"
+    if fair:
+        return f"fair.{next(iter(fair))}"
+    tables = [("classes", name, table) for name, table in classes.items()]
+    for kind, name, table in [*tables, *(("handlers", name, table) for name, table in handlers.items())]:
+        for field in ("weight", "concurrency", "rate", "burst"):
+            if getattr(table, field) != getattr(JobTypeConfig(), field):
+                return f"{kind}.{name}.{field}"
+    return ""
+
+
 def is_glob(text: str) -> bool:
     """Whether it is a pattern of job types rather than one."""
     return re.search(r"[*?[]", text) is not None
@@ -181,6 +220,7 @@ def check(
     handlers: Mapping[str, HandlerConfig],
     pools: Mapping[str, PoolConfig],
     http: HttpConfig,
+    fair: Mapping[str, FairConfig],
 ) -> None:
     """Refuse settings that contradict each other.
 
@@ -188,6 +228,9 @@ def check(
         ConfigError: one line: the file, the setting, what to do.
     """
     check_coherent(f"{path}: ", [], defaults)
+    for table, named in (("classes", classes), ("handlers", handlers), ("fair", fair)):
+        for name, share in named.items():
+            check_share(f"{path}: {table}.{name}", share)
     _check_classes(f"{path}: ", defaults, classes, pools)
     types = JobTypes(defaults, classes, handlers)
     for type_, handler in handlers.items():

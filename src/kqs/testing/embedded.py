@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+from collections.abc import Callable
 from random import Random
 
 from ..engines.embedded import EmbeddedEngine
@@ -23,18 +24,15 @@ SEGMENT_SIZE = 16 * 1024
 PAYLOAD_WINDOW = 4 * 1024
 
 
-def open_embedded(
+def journal_opener(
     disk: Disk,
     executor: Executor,
     directory: str,
     clock: VirtualClock,
     random: Random,
-    *,
     segment_size: int = SEGMENT_SIZE,
-    payload_window: int = PAYLOAD_WINDOW,
-    bulk: BulkStore | None = None,
-) -> EmbeddedEngine:
-    """An embedded engine all of whose randomness is drawn from ``random``."""
+) -> Callable[[Apply], Journal]:
+    """What opens a journal as an engine wants it; its salts are drawn from ``random``."""
 
     def open_journal(apply: Apply) -> Journal:
         return Journal.open(
@@ -47,8 +45,23 @@ def open_embedded(
             random=random.randbytes,
         )
 
+    return open_journal
+
+
+def open_embedded(
+    disk: Disk,
+    executor: Executor,
+    directory: str,
+    clock: VirtualClock,
+    random: Random,
+    *,
+    segment_size: int = SEGMENT_SIZE,
+    payload_window: int = PAYLOAD_WINDOW,
+    bulk: BulkStore | None = None,
+) -> EmbeddedEngine:
+    """An embedded engine all of whose randomness is drawn from ``random``."""
     return EmbeddedEngine(
-        open_journal,
+        journal_opener(disk, executor, directory, clock, random, segment_size),
         clock,
         random=random.random,
         nonce=random.getrandbits,

@@ -20,8 +20,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from msgspec import UNSET, Raw
+from msgspec.structs import replace
 
-from kqs.core.job import PRIOS, NewJob
+from kqs.core.job import PRIOS, NewJob, Unique
 from kqs.core.outcome import Settlement
 from kqs.core.retry import RetryPolicy
 from kqs.errors import Conflict, NotFound
@@ -56,9 +57,10 @@ def _job(
     prio: str,
     waits: tuple[float, ...],
     most: int,
-    rare: tuple[float, float],
+    rare: tuple[float, float, Unique | None],
+    fair: str | None,
 ) -> NewJob:
-    (data, binary), (delay, ttr, wait), (expires, result_ttl) = payload, waits, rare
+    (data, binary), (delay, ttr, wait), (expires, result_ttl, unique) = payload, waits, rare
     return new_job(
         type,
         data,
@@ -70,6 +72,8 @@ def _job(
         retry=RetryPolicy("fixed", base=wait, jitter=0),
         expires=expires,
         result_ttl=result_ttl,
+        fair=fair,
+        unique=unique,
     )
 
 
@@ -80,7 +84,12 @@ _jobs = st.builds(
     PRIO,
     st.tuples(st.sampled_from([0.0, 0.0, 2.5, 60.5]), WAITS, WAITS),
     st.sampled_from([0, 0, 1, 2, 4]),
-    st.tuples(st.sampled_from([0.0, 0.0, 5.5, 61.5]), st.sampled_from([0.0, 9.5, 100_000.5])),
+    st.tuples(
+        st.sampled_from([0.0, 0.0, 5.5, 61.5]),
+        st.sampled_from([0.0, 9.5, 100_000.5]),
+        st.sampled_from([None, None, Unique("u"), Unique("u", "queued"), Unique("v", "queued")]),
+    ),
+    st.sampled_from([None, None, "k1", "k2"]),
 )
 _settlements = st.tuples(
     RECENT,
@@ -125,7 +134,16 @@ class EngineMachine(RuleBasedStateMachine):
 
     @rule(jobs=st.lists(_jobs, min_size=1, max_size=5))
     def put(self, jobs: list[NewJob]) -> None:
-        for id, job in zip(self.run(self.queue.put(*jobs)), jobs, strict=True):
+        for job in jobs:
+            if job.options.unique is not None and "unique" not in self.queue.engine.capabilities:
+                job.options = replace(job.options, unique=None)
+        inserted = self.run(self.queue.engine.put(jobs))
+        for position, (id, job) in enumerate(zip(inserted.ids, jobs, strict=True)):
+            standing = self.model.standing(job.type, job.options.unique)
+            assert (position in inserted.duplicates) == (standing is not None)
+            if standing is not None:
+                assert id == standing.id
+                continue
             assert id not in self.model.jobs, "an id was given twice"
             assert job.options.retry is not None
             self.ids.append(id)
@@ -143,8 +161,10 @@ class EngineMachine(RuleBasedStateMachine):
                     job.options.retry.base,
                     "delayed" if delay else "ready",
                     self.model.now + delay,
+                    fair=job.options.fair,
                     expires=self.model.now + job.options.expires / 1e6 if job.options.expires else None,
                     result_ttl=job.options.result_ttl / 1e6,
+                    unique=job.options.unique,
                 )
             )
 
@@ -155,10 +175,12 @@ class EngineMachine(RuleBasedStateMachine):
         local=st.booleans(),
     )
     def reserve(self, types: frozenset[str], limit: int, holder: str, local: bool) -> None:
-        expected = self.model.next_ready(types, limit)
+        expected = min(limit, len(self.model.ready(types)))
         leases = self.run(self.queue.take(limit, types, holder=holder, local=local))
-        assert [lease.id for lease in leases] == [job.id for job in expected]
-        for lease, job in zip(leases, expected, strict=True):
+        assert len(leases) == expected
+        for lease in leases:
+            assert lease.id in self.model.may_be_next(types)
+            job = self.model.jobs[lease.id]
             assert lease.receipt not in self.model.receipts, "a receipt was given twice"
             self.model.lease(job, lease.receipt, holder, local)
             got = (lease.type, lease.data, lease.binary, lease.prio, lease.ttr, lease.attempt, lease.deaths)
@@ -205,13 +227,14 @@ class EngineMachine(RuleBasedStateMachine):
     def control(self, verb: str, backs: list[int]) -> None:
         ids = [self.ids[-1 - back % len(self.ids)] for back in backs] if self.ids else []
         jobs = [self.model.jobs[id] for id in dict.fromkeys(ids)]
-        if all(self.model.allows(verb, job) for job in jobs):
+        allowed = all(self.model.allows(verb, job) for job in jobs)
+        if allowed and (verb != "kick" or self.model.kickable(jobs) == jobs):
             assert self.run(self.queue.engine.control(verb, Selection(ids))) == len(jobs)
             for job in jobs:
                 self.model.control(verb, job)
         else:
-            allowed = (Conflict, NotFound) if any(job.state == "done" for job in jobs) else (Conflict,)
-            with pytest.raises(allowed):
+            errors = (Conflict, NotFound) if any(job.state == "done" for job in jobs) else (Conflict,)
+            with pytest.raises(errors):
                 self.run(self.queue.engine.control(verb, Selection(ids)))
 
     @rule(
@@ -221,7 +244,8 @@ class EngineMachine(RuleBasedStateMachine):
         limit=st.one_of(st.none(), st.integers(1, 3)),
     )
     def control_all(self, verb: str, type: str | None, state: str, limit: int | None) -> None:
-        jobs = [job for job in self.model.in_state(state) if type in (None, job.type)][:limit]
+        jobs = [job for job in self.model.in_state(state) if type in (None, job.type)]
+        jobs = self.model.kickable(jobs, limit) if verb == "kick" else jobs[:limit]
         control = self.queue.engine.control(verb, Selection(type=type, state=state, limit=limit))
         if (verb == "kick" and state not in ("delayed", "buried")) or (verb, state) == ("bury", "buried"):
             with pytest.raises(Conflict):
@@ -256,13 +280,13 @@ class EngineMachine(RuleBasedStateMachine):
     def figures_agree(self) -> None:
         if not hasattr(self, "queue"):
             return
-        counts, engine = self.queue.counts(), self.queue.engine
+        counts, engine = self.run(self.queue.counts()), self.queue.engine
         for state in ("delayed", "ready", "reserved", "buried", "done"):
             if state != "done" or not self.restarted:  # what is done may be forgotten by a restart
                 assert counts[state] == len(self.model.in_state(state)), state
         ready = [job.type for job in self.model.in_state("ready") if job.type not in self.model.paused]
-        assert engine.paused() == sorted(self.model.paused)
-        assert engine.ready_types() == {type_: ready.count(type_) for type_ in set(ready)}
+        assert self.run(engine.paused()) == sorted(self.model.paused)
+        assert dict(self.run(engine.ready_types())) == {type_: ready.count(type_) for type_ in set(ready)}
         for holder in HOLDERS:
             held = [r for r, job in self.model.leased.items() if job.lease and job.lease.holder == holder]
             assert engine.held_by(holder) == held
@@ -303,14 +327,22 @@ class EngineMachine(RuleBasedStateMachine):
         await engine.rescue(list(model.leased), reason="the end")
         for receipt in list(model.leased):
             model.rescue(receipt, False, True, "the end")
-        stuck = model.in_state("buried", "delayed")
-        assert await engine.control("kick", Selection([job.id for job in stuck])) == len(stuck)
-        for job in stuck:
-            model.control("kick", job)
-        expected = model.next_ready(frozenset(), len(model.jobs))
-        leases = await self.queue.take(len(model.jobs) + 1)
-        assert [(lease.id, lease.data) for lease in leases] == [(job.id, job.data) for job in expected]
-        assert await engine.settle([Settlement(lease.receipt, "ok") for lease in leases]) == []
+        while left := model.in_state("buried", "delayed", "ready"):  # unique ones go one after the other
+            stuck = model.kickable([job for job in left if job.state != "ready"])
+            assert await engine.control("kick", Selection([job.id for job in stuck])) == len(stuck)
+            for job in stuck:
+                model.control("kick", job)
+            expected = len(model.ready(frozenset()))
+            leases = await self.queue.take(len(model.jobs) + 1)
+            assert len(leases) == expected
+            for lease in leases:
+                assert lease.id in model.may_be_next(frozenset())
+                assert lease.data == model.jobs[lease.id].data
+                model.lease(model.jobs[lease.id], lease.receipt, "worker", False)
+            settlements = [Settlement(lease.receipt, "ok") for lease in leases]
+            assert await engine.settle(settlements) == []
+            for settlement in settlements:
+                model.settle(settlement)
         assert await self.queue.everything() == []
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from kqs.core.job import PRIOS
+from kqs.core.job import PRIOS, Unique
 from kqs.core.outcome import Settlement
 
 POISON_DEATHS = 3
@@ -42,6 +42,7 @@ class ModelJob:
     wait: float
     state: str
     due: float
+    fair: str | None = None
     attempt: int = 0
     deaths: int = 0
     error: str | None = None
@@ -50,6 +51,7 @@ class ModelJob:
     result: int | None = None
     kept_until: float = 0
     lease: ModelLease | None = None
+    unique: Unique | None = None
 
 
 @dataclass
@@ -68,14 +70,46 @@ class Model:
     def in_state(self, *states: str) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.state in states]
 
-    def next_ready(self, types: frozenset[str], limit: int) -> list[ModelJob]:
-        """Whose turn it is."""
-        ready = [
+    def ready(self, types: frozenset[str]) -> list[ModelJob]:
+        """All that may be handed out."""
+        return [
             job
             for job in self.in_state("ready")
             if (not types or job.type in types) and job.type not in self.paused
         ]
-        return sorted(ready, key=lambda job: (job.prio, job.order))[:limit]
+
+    def may_be_next(self, types: frozenset[str]) -> list[str]:
+        """The jobs whose turn it may be: the oldest of each lane, of the highest priority there is."""
+        first: dict[tuple[int, str, str | None], ModelJob] = {}
+        for job in self.ready(types):
+            lane = job.prio, job.type, job.fair
+            if lane not in first or job.order < first[lane].order:
+                first[lane] = job
+        highest = min((prio for prio, _type, _fair in first), default=0)
+        return [job.id for job in first.values() if job.prio == highest]
+
+    def standing(self, type: str, unique: Unique | None) -> ModelJob | None:
+        """The job that stands with a type and unique key."""
+        for job in self.in_state("delayed", "ready", "reserved"):
+            if unique is None or job.unique is None or (job.type, job.unique.key) != (type, unique.key):
+                continue
+            if job.state != "reserved" or job.unique.scope == "queued_or_running":
+                return job
+        return None
+
+    def _is_alone(self, job: ModelJob) -> bool:
+        """Whether a job may wait: no other one with its unique key stands."""
+        return self.standing(job.type, job.unique) in (None, job)
+
+    def kickable(self, jobs: list[ModelJob], limit: int | None = None) -> list[ModelJob]:
+        """Those of some jobs that can be kicked, one after the other."""
+        found: list[ModelJob] = []
+        for job in jobs:
+            same = [(other.type, other.unique.key) for other in found if other.unique]
+            taken = job.unique is not None and (job.type, job.unique.key) in same
+            if len(found) != limit and self._is_alone(job) and not taken:
+                found.append(job)
+        return found
 
     # -- what happens ---------------------------------------------------------------------------
 
@@ -98,6 +132,10 @@ class Model:
         job.state = state
 
     def _back(self, job: ModelJob, wait: float, outcome: str | None = None) -> None:
+        if not self._is_alone(job):
+            job.error = "same unique key"
+            self._end_lease(job, "buried", outcome)
+            return
         self._end_lease(job, "delayed" if wait > 0 else "ready", outcome)
         job.due = self.now + wait
 

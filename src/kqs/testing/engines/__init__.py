@@ -12,7 +12,7 @@ To test an engine, write an :class:`EngineHarness` for it and, in a test module:
             await harness.close()
 
 The cases are split by verb: ``put reserve settle renew rescue control cancel pause
-expiry results watch inspect time restart``. A case that
+expiry results unique cron watch fair why inspect time restart``. A case that
 needs a capability the engine does not declare is skipped. ``kqs.testing.engine_machine`` goes further, with
 random operations against a model.
 """
@@ -20,14 +20,16 @@ random operations against a model.
 import pytest
 
 _PARTS = (
-    *("harness", "cancel", "control", "expiry", "inspect", "pause", "put", "renew", "rescue", "reserve"),
-    *("restart", "results", "settle", "time", "watch"),
+    *("harness", "cancel", "control", "cron", "expiry", "fair", "inspect", "pause", "put", "renew"),
+    *("rescue", "reserve", "restart", "results", "settle", "time", "unique", "watch", "why"),
 )
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))
 
 from .cancel import CancelCases  # noqa: E402
 from .control import ControlCases  # noqa: E402
+from .cron import CronCases  # noqa: E402
 from .expiry import ExpiryCases  # noqa: E402
+from .fair import FairCases  # noqa: E402
 from .harness import EngineHarness, Queue, new_job  # noqa: E402
 from .inspect import InspectCases  # noqa: E402
 from .pause import PauseCases  # noqa: E402
@@ -39,7 +41,9 @@ from .restart import RestartCases  # noqa: E402
 from .results import ResultCases  # noqa: E402
 from .settle import SettleCases  # noqa: E402
 from .time import TimeCases  # noqa: E402
+from .unique import UniqueCases  # noqa: E402
 from .watch import WatchCases  # noqa: E402
+from .why import WhyCases  # noqa: E402
 
 
 class EngineSuite(
@@ -53,7 +57,11 @@ class EngineSuite(
     PauseCases,
     ExpiryCases,
     ResultCases,
+    UniqueCases,
+    CronCases,
     WatchCases,
+    FairCases,
+    WhyCases,
     InspectCases,
     TimeCases,
     RestartCases,

@@ -12,9 +12,7 @@ from .harness import Cases, Queue
 
 
 class CancelCases(Cases):
-    @pytest.fixture(autouse=True)
-    def _needs_cancel(self, queue: Queue) -> None:
-        queue.require("cancel")
+    needs = "cancel"
 
     async def _cancelled(self, queue: Queue, id: str) -> None:
         assert await queue.state(id) == "done"
@@ -60,7 +58,7 @@ class CancelCases(Cases):
         await queue.engine.control("cancel", Selection([id]))
         await queue.restart()
         assert await queue.take() == []
-        assert queue.counts()["reserved"] == 0
+        assert (await queue.counts())["reserved"] == 0
 
     async def test_cancelling_twice_is_cancelling(self, queue: Queue) -> None:
         id = await queue.put_one()

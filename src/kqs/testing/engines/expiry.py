@@ -10,9 +10,7 @@ from .harness import Cases, Queue, new_job
 
 
 class ExpiryCases(Cases):
-    @pytest.fixture(autouse=True)
-    def _needs_expiry(self, queue: Queue) -> None:
-        queue.require("expiry")
+    needs = "expiry"
 
     async def _is_expired(self, queue: Queue, id: str) -> None:
         view = await queue.view(id)
@@ -82,6 +80,6 @@ class ExpiryCases(Cases):
         ids = await queue.put(*(new_job(expires=10) for _ in range(3000)))
         await queue.advance(10 + queue.harness.slack)
         for _ in range(5):
-            queue.engine.tick()
-        assert queue.counts()["buried"] == 3000
+            await queue.engine.tick()
+        assert (await queue.counts())["buried"] == 3000
         assert await queue.engine.control("delete", Selection(ids)) == 3000

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 import pytest_asyncio
 
-from kqs.core.job import DEFAULT_TTR, NO_OPTIONS, PRIO_NUMBER, SECOND, JobOptions, NewJob
+from kqs.core.job import DEFAULT_TTR, NO_OPTIONS, PRIO_NUMBER, SECOND, JobOptions, NewJob, Unique
 from kqs.core.outcome import Settlement
 from kqs.core.retry import RetryPolicy
 from kqs.ports import Engine, Expired, Lease
@@ -43,6 +43,10 @@ class EngineHarness(ABC):
     def now(self) -> int:
         """The engine's time, microseconds since 1970."""
 
+    async def state(self, id: str) -> str:
+        """A job's state, for an engine that cannot tell it."""
+        pytest.skip("the engine has no inspect, and this harness cannot look either")
+
     async def crash(self) -> Engine:
         """Let what is being written come to rest, then kill the engine and open it again on the same data."""
         pytest.skip("this harness cannot kill its engine")
@@ -64,10 +68,19 @@ def new_job(
     retry: RetryPolicy | None = None,
     expires: float = 0,
     result_ttl: float = 0,
+    fair: str | None = None,
+    key: str | None = None,
+    unique: Unique | None = None,
 ) -> NewJob:
     """A valid job, with the defaults a caller gets."""
     options = JobOptions(
-        max_attempts, retry, expires=round(expires * SECOND), result_ttl=round(result_ttl * SECOND)
+        max_attempts,
+        retry,
+        key=key,
+        expires=round(expires * SECOND),
+        result_ttl=round(result_ttl * SECOND),
+        fair=fair,
+        unique=unique,
     )
     if options == NO_OPTIONS:
         options = NO_OPTIONS
@@ -131,7 +144,7 @@ class Queue:
     async def advance(self, seconds: float) -> list[Expired]:
         """Let time pass and give the engine the turn it has then; returns the leases that are over."""
         await self.harness.advance(seconds)
-        return self.engine.tick()
+        return await self.engine.tick()
 
     async def run_out(self, ttr: float) -> list[Expired]:
         """Let a whole ttr pass, and as much more as the engine may be late."""
@@ -147,25 +160,29 @@ class Queue:
 
     async def view(self, id: str, *, data: bool = False) -> dict[str, Any]:
         """A job as shown, as plain JSON values."""
+        self.require("inspect")
         shown = await self.engine.job(id, data=data)
         decoded: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(shown))
         return decoded
 
     async def state(self, id: str) -> str:
         """A job's state."""
+        if "inspect" not in self.engine.capabilities:
+            return await self.harness.state(id)
         state: str = (await self.engine.job(id))["state"]
         return state
 
     async def states(self, ids: Sequence[str]) -> list[str]:
         return [await self.state(id) for id in ids]
 
-    def counts(self) -> dict[str, int]:
+    async def counts(self) -> dict[str, int]:
         """How many jobs are in each state."""
-        counts: dict[str, int] = self.engine.stats()["jobs"]
+        counts: dict[str, int] = (await self.engine.stats())["jobs"]
         return counts
 
     async def everything(self) -> list[dict[str, Any]]:
         """All jobs that are not done, as shown, in id order."""
+        self.require("inspect")
         found: list[dict[str, Any]] = []
         after: str | None = None
         while True:
@@ -177,9 +194,19 @@ class Queue:
 
 @pytest.mark.asyncio
 class Cases:
-    """Base of all cases."""
+    """Base of all cases.
+
+    Attributes:
+        needs: the capability that all cases of a class are about.
+    """
+
+    needs: ClassVar[str] = ""
 
     @pytest_asyncio.fixture
-    async def queue(self, harness: EngineHarness) -> AsyncIterator[Queue]:
+    async def queue(self, harness: EngineHarness, request: pytest.FixtureRequest) -> AsyncIterator[Queue]:
         """The engine under test, empty."""
-        yield Queue(harness, await harness.make_engine())
+        queue = Queue(harness, await harness.make_engine())
+        [owner] = [cls for cls in type(self).__mro__ if request.function.__name__ in vars(cls)]
+        if needs := vars(owner).get("needs"):
+            queue.require(needs)
+        yield queue

@@ -73,6 +73,7 @@ class InspectCases(Cases):
 
     @pytest.mark.parametrize("id", NO_IDS)
     async def test_no_job_is_shown_for_ids_nobody_was_given(self, queue: Queue, id: str) -> None:
+        queue.require("inspect")
         await queue.put_one()
         with pytest.raises(NotFound):
             await queue.engine.job(id)
@@ -134,39 +135,40 @@ class InspectCases(Cases):
 
     async def test_figures_count_by_state_and_type(self, queue: Queue) -> None:
         none = {"delayed": 0, "ready": 0, "reserved": 0, "buried": 0, "done": 0}
-        assert queue.counts() == none
+        assert await queue.counts() == none
         ids = await queue.put(new_job("a"), new_job("a"), new_job("a", delay=9), new_job("b"), new_job("b"))
         await queue.engine.control("bury", Selection([ids[3]]))
         leases = await queue.take(2, ["a"])
         await queue.settle(leases[0])
-        stats = queue.engine.stats()
+        stats = await queue.engine.stats()
         assert stats["jobs"] == {"delayed": 1, "ready": 1, "reserved": 1, "buried": 1, "done": 1}
         assert stats["types"]["a"] == {**none, "delayed": 1, "reserved": 1, "done": 1}
         assert stats["types"]["b"] == {**none, "ready": 1, "buried": 1}
-        only = queue.engine.stats("b")
+        only = await queue.engine.stats("b")
         assert list(only["types"]) == ["b"]
         assert only["jobs"] == only["types"]["b"]
-        assert queue.engine.stats("none")["jobs"] == none
+        assert (await queue.engine.stats("none"))["jobs"] == none
 
     async def test_ready_types_are_those_that_have_ready_jobs(self, queue: Queue) -> None:
-        assert queue.engine.ready_types() == {}
+        assert dict(await queue.engine.ready_types()) == {}
         await queue.put(new_job("a"), new_job("a"), new_job("b"), new_job("c", delay=5))
-        assert queue.engine.ready_types() == {"a": 2, "b": 1}
+        assert dict(await queue.engine.ready_types()) == {"a": 2, "b": 1}
+        assert dict(await queue.engine.ready_types(lambda type_: type_ != "a")) == {"b": 1}
         await queue.take(1, ["b"])
-        assert queue.engine.ready_types() == {"a": 2}
+        assert dict(await queue.engine.ready_types()) == {"a": 2}
         await queue.advance(5 + queue.harness.slack)
-        assert queue.engine.ready_types() == {"a": 2, "c": 1}
+        assert dict(await queue.engine.ready_types()) == {"a": 2, "c": 1}
 
     async def test_the_age_of_the_oldest_ready_job(self, queue: Queue) -> None:
-        assert queue.engine.stats()["oldest_ready_age"] is None
+        assert (await queue.engine.stats())["oldest_ready_age"] is None
         await queue.put_one()
         await queue.advance(30)
         await queue.put_one("young")
-        assert 30 <= queue.engine.stats()["oldest_ready_age"] < 35
+        assert 30 <= (await queue.engine.stats())["oldest_ready_age"] < 35
         await queue.take_one(["t"])
-        assert queue.engine.stats()["oldest_ready_age"] < 5
+        assert (await queue.engine.stats())["oldest_ready_age"] < 5
         await queue.take_one()
-        assert queue.engine.stats()["oldest_ready_age"] is None
+        assert (await queue.engine.stats())["oldest_ready_age"] is None
 
     async def test_the_longest_ttr_of_the_leases_that_are_out(self, queue: Queue) -> None:
         assert queue.engine.longest_ttr == 0

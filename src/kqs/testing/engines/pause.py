@@ -12,9 +12,7 @@ from .harness import Cases, Queue, new_job
 
 
 class PauseCases(Cases):
-    @pytest.fixture(autouse=True)
-    def _needs_pause(self, queue: Queue) -> None:
-        queue.require("pause")
+    needs = "pause"
 
     @pytest.mark.parametrize("way", ["", "restart", "crash"])
     async def test_a_paused_types_jobs_wait(self, queue: Queue, way: str) -> None:
@@ -23,14 +21,16 @@ class PauseCases(Cases):
         after = await queue.put_one("a", prio="urgent")
         if way:
             await queue.restart(way)
-        assert queue.engine.paused() == ["a"]
-        assert queue.engine.ready_types() == {"b": 1}
+        assert await queue.engine.paused() == ["a"]
+        assert dict(await queue.engine.ready_types()) == {"b": 1}
         assert await queue.take_ids(types=["a"]) == []
-        assert await queue.take_ids() == [other]
+        lease = await queue.take_one()
+        assert (lease.id, await queue.take()) == (other, [])
+        assert await queue.settle(lease) is None
         await queue.engine.pause("a", False)
         if way:
             await queue.restart(way)
-        assert queue.engine.paused() == []
+        assert await queue.engine.paused() == []
         assert await queue.take_ids() == [after, before]
 
     async def test_delays_and_retries_go_on_while_it_is_paused(self, queue: Queue) -> None:
@@ -59,10 +59,10 @@ class PauseCases(Cases):
     async def test_pausing_what_is_paused_or_unknown(self, queue: Queue) -> None:
         for type in ("a", "a", "never seen"):
             await queue.engine.pause(type, True)
-        assert queue.engine.paused() == ["a", "never seen"]
+        assert await queue.engine.paused() == ["a", "never seen"]
         for type in ("a", "a", "b"):
             await queue.engine.pause(type, False)
-        assert queue.engine.paused() == ["never seen"]
+        assert await queue.engine.paused() == ["never seen"]
 
     async def test_a_paused_job_can_be_deleted(self, queue: Queue) -> None:
         id = await queue.put_one("a")
@@ -80,7 +80,7 @@ class PauseCases(Cases):
                 await queue.settle(lease)
             await queue.advance(1)
         await queue.restart()
-        assert queue.engine.paused() == ["a"]
+        assert await queue.engine.paused() == ["a"]
         assert await queue.take() == []
         await queue.engine.pause("a", False)
         assert await queue.take_ids() == [id]

@@ -72,13 +72,13 @@ class PutCases(Cases):
         assert await queue.take_ids(5000) == ids
 
     async def test_a_batch_is_never_seen_in_part(self, queue: Queue) -> None:
-        before = sum(queue.counts().values())
+        before = sum((await queue.counts()).values())
         task = asyncio.ensure_future(queue.put(*(new_job(delay=number % 2) for number in range(500))))
         seen = set()
         while not task.done():
-            seen.add(sum(queue.counts().values()) - before)
+            seen.add(sum((await queue.counts()).values()) - before)
             await asyncio.sleep(0)
-        seen.add(sum(queue.counts().values()) - before)
+        seen.add(sum((await queue.counts()).values()) - before)
         assert seen <= {0, 500}
         assert len(await task) == 500
         assert 500 in seen

@@ -85,7 +85,7 @@ class RescueCases(Cases):
         await queue.engine.rescue([b.receipt])  # of the attempt before
         assert await queue.state(live) == "reserved"
 
-    async def test_the_last_attempt_buries(self, queue: Queue) -> None:
+    async def test_the_last_attempt_that_is_taken_back_buries(self, queue: Queue) -> None:
         id = await queue.put_one(max_attempts=2)
         for state in ("ready", "buried"):
             lease = await queue.take_one()

@@ -36,12 +36,12 @@ class RestartCases(Cases):
                 await queue.settle(lease, outcome, reason=f"reason {number}", delay=50)
         await queue.engine.control("bury", Selection([ids[-1]]))
         await queue.engine.control("delete", Selection([ids[-2]]))
-        before, counts = await queue.everything(), queue.counts()
+        before, counts = await queue.everything(), await queue.counts()
         assert len({view["state"] for view in before}) == 4
         for _ in range(3):
             await queue.restart(way)
             assert await queue.everything() == before
-            after = queue.counts()
+            after = await queue.counts()
             for state in ("delayed", "ready", "reserved", "buried"):
                 assert after[state] == counts[state]
 
@@ -55,7 +55,10 @@ class RestartCases(Cases):
             id for _prio, id in sorted(zip((job.prio for job in jobs), ids, strict=True), key=lambda x: x[0])
         ]
         await queue.restart(way)
-        assert await queue.take_ids(25) == expected[:25]
+        leases = await queue.take(25)
+        assert [lease.id for lease in leases] == expected[:25]
+        for lease in leases:
+            assert await queue.settle(lease) is None
         await queue.restart(way)
         assert await queue.take_ids() == expected[25:]
 
@@ -82,7 +85,9 @@ class RestartCases(Cases):
         await queue.advance(3.9)
         assert await queue.take() == []
         await queue.advance(0.1 + queue.harness.slack)
-        assert await queue.take_ids() == [short]
+        lease = await queue.take_one()
+        assert (lease.id, await queue.take()) == (short, [])
+        assert await queue.settle(lease) is None
         await queue.restart(way)
         await queue.advance(89.5 - queue.harness.slack)
         assert await queue.take() == []
@@ -94,7 +99,7 @@ class RestartCases(Cases):
         await queue.engine.close()
         await queue.harness.advance(11)
         await queue.reopen()
-        queue.engine.tick()
+        await queue.engine.tick()
         assert await queue.take_ids() == [id]
 
     @ways
@@ -172,7 +177,23 @@ class RestartCases(Cases):
     # -- leases ---------------------------------------------------------------------------------
 
     @ways
+    async def test_leases_that_end_with_the_engine_are_as_if_they_had_never_been(
+        self, queue: Queue, way: str
+    ) -> None:
+        if "leases" in queue.engine.capabilities:
+            pytest.skip("leases outlive this engine")
+        ids = await queue.put(*(new_job() for _ in range(4)))
+        leases = await queue.take(3)
+        await queue.restart(way)
+        for lease in leases:
+            assert await queue.settle(lease) == "stale_receipt"
+            assert await queue.engine.renew([lease.receipt]) == ["lost"]
+        assert queue.engine.held_by("worker") == []
+        assert await queue.take_ids() == ids
+
+    @ways
     async def test_a_lease_lasts_until_it_ends(self, queue: Queue, way: str) -> None:
+        queue.require("leases")
         id = await queue.put_one(ttr=60)
         lease = await queue.take_one(holder="far")
         await queue.advance(20)
@@ -192,19 +213,21 @@ class RestartCases(Cases):
     async def test_a_worker_that_finished_meanwhile_is_believed(
         self, queue: Queue, way: str, outcome: str
     ) -> None:
+        queue.require("leases")
         id = await queue.put_one()
         lease = await queue.take_one()
         await queue.restart(way)
         assert await queue.settle(lease, outcome, reason="why") is None
         expected = {"ok": "done", "again": "delayed", "fail": "buried", "release": "ready"}[outcome]
         assert await queue.state(id) == expected
-        before = queue.counts()
+        before = await queue.counts()
         await queue.restart(way)
-        after = queue.counts()
+        after = await queue.counts()
         assert all(after[state] == before[state] for state in ("delayed", "ready", "reserved", "buried"))
 
     @ways
     async def test_a_renewed_lease_is_restored_as_renewed(self, queue: Queue, way: str) -> None:
+        queue.require("leases")
         await queue.put_one(ttr=10)
         lease = await queue.take_one()
         await queue.advance(8)
@@ -216,25 +239,28 @@ class RestartCases(Cases):
         assert [e.receipt for e in await queue.advance(0.1 + queue.harness.slack)] == [lease.receipt]
 
     async def test_a_lease_that_ended_meanwhile_is_told_first(self, queue: Queue) -> None:
+        queue.require("leases")
         await queue.put_one(ttr=10)
         lease = await queue.take_one()
         await queue.engine.close()
         await queue.harness.advance(11)
         await queue.reopen()
-        assert [e.receipt for e in queue.engine.tick()] == [lease.receipt]
+        assert [e.receipt for e in await queue.engine.tick()] == [lease.receipt]
 
     @ways
     async def test_a_lease_that_was_told_and_not_rescued_is_told_again(self, queue: Queue, way: str) -> None:
+        queue.require("leases")
         await queue.put_one(ttr=10)
         lease = await queue.take_one()
         assert [e.receipt for e in await queue.run_out(10)] == [lease.receipt]
         await queue.restart(way)
-        assert [e.receipt for e in queue.engine.tick()] == [lease.receipt]
+        assert [e.receipt for e in await queue.engine.tick()] == [lease.receipt]
 
     @ways
     async def test_leases_of_workers_that_died_with_the_server_are_released_at_once(
         self, queue: Queue, way: str
     ) -> None:
+        queue.require("leases")
         near, far = await queue.put(new_job(max_attempts=1), new_job())
         local = await queue.take_one(holder="near", local=True)
         remote = await queue.take_one(holder="far")
@@ -251,6 +277,7 @@ class RestartCases(Cases):
 
     @ways
     async def test_a_stale_receipt_stays_stale(self, queue: Queue, way: str) -> None:
+        queue.require("leases")
         id = await queue.put_one()
         old = await queue.take_one()
         await queue.engine.rescue([old.receipt])
@@ -306,4 +333,4 @@ class RestartCases(Cases):
                 assert await queue.settle(lease) is None
             await queue.restart(way)
             assert [await queue.view(id, data=True) for id in stay] == before
-            assert queue.counts()["ready"] == 0
+            assert (await queue.counts())["ready"] == 0

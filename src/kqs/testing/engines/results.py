@@ -15,9 +15,7 @@ LARGE = b'"%s"' % (b"r" * 300_000)
 
 
 class ResultCases(Cases):
-    @pytest.fixture(autouse=True)
-    def _needs_results(self, queue: Queue) -> None:
-        queue.require("results")
+    needs = "results"
 
     async def _done(self, queue: Queue, ttl: float, result: Any = None) -> str:
         """A job that was run to its end; returns its id."""

@@ -24,7 +24,7 @@ class SettleCases(Cases):
         assert (view["state"], view["outcome"]) == ("done", "ok")
         await queue.advance(10_000)
         assert await queue.take() == []
-        assert queue.counts() == {"delayed": 0, "ready": 0, "reserved": 0, "buried": 0, "done": 1}
+        assert await queue.counts() == {"delayed": 0, "ready": 0, "reserved": 0, "buried": 0, "done": 1}
 
     @pytest.mark.parametrize("outcome", ["ok", "again", "fail", "release"])
     async def test_the_same_settlement_again_is_no_error_and_does_nothing(
@@ -214,11 +214,11 @@ class SettleCases(Cases):
         id = await queue.put_one()
         old = await queue.take_one()
         await self._end(queue, old, end)
-        before = await queue.view(id), queue.counts()
+        before = await queue.view(id), await queue.counts()
         outcomes = {"ok", "again", "fail", "release"} - {end}
         for outcome in sorted(outcomes):
             assert await queue.settle(old, outcome, delay=1, reason="late") == "stale_receipt"
-        assert (await queue.view(id), queue.counts()) == before
+        assert (await queue.view(id), await queue.counts()) == before
 
     async def _end(self, queue: Queue, lease: Lease, how: str) -> None:
         if how in ("bury", "delete"):
@@ -245,7 +245,7 @@ class SettleCases(Cases):
         refusal = await queue.settle(lease)
         if refusal is None:
             assert await queue.state(id) == "done"
-            assert queue.engine.tick() == []
+            assert await queue.engine.tick() == []
         else:
             assert refusal == "stale_receipt"
             assert await queue.state(id) != "done"
@@ -283,7 +283,8 @@ class SettleCases(Cases):
             for number, lease in enumerate(leases)
         ]
         assert await queue.engine.settle(settlements) == []
-        assert queue.counts() == {"delayed": 100, "ready": 100, "reserved": 0, "buried": 100, "done": 100}
+        settled = {"delayed": 100, "ready": 100, "reserved": 0, "buried": 100, "done": 100}
+        assert await queue.counts() == settled
 
     async def test_nothing_to_settle(self, queue: Queue) -> None:
         assert await queue.engine.settle([]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -130,5 +131,17 @@ class TimeCases(Cases):
         id = await queue.put_one(delay=60)
         before = await queue.view(id)
         for _ in range(3):
-            assert queue.engine.tick() == []
+            assert await queue.engine.tick() == []
         assert await queue.view(id) == before
+
+    async def test_many_that_are_due_at_once_are_released_some_at_a_time(self, queue: Queue) -> None:
+        """After a downtime; nobody else waits for all of them."""
+        ids = await queue.put(*(new_job(delay=5 + number % 3) for number in range(9000)))
+        await queue.advance(60)
+        ready = [(await queue.counts())["ready"]]
+        while queue.engine.behind:
+            await queue.engine.tick()
+            ready.append((await queue.counts())["ready"])
+        assert ready[-1] == len(ids)
+        assert all(after > before for before, after in pairwise(ready))
+        assert await queue.take_ids(len(ids)) == ids

@@ -10,9 +10,7 @@ from .harness import Cases, Queue, new_job
 
 
 class WatchCases(Cases):
-    @pytest.fixture(autouse=True)
-    def _needs_watch(self, queue: Queue) -> None:
-        queue.require("watch")
+    needs = "watch"
 
     async def test_a_jobs_life(self, queue: Queue) -> None:
         told: list[JobEvent] = []

@@ -176,10 +176,13 @@ class Book:
             self.fail(f"{job.id}: attempt {lease.attempt} after attempt {before.attempt}")
 
     def ordered(self, views: list[dict[str, Any]]) -> None:
-        """The jobs of one reply go by priority, then in the order they were inserted."""
-        places = [(PRIO_NUMBER[view["prio"]], int(view["id"].rpartition("-")[2])) for view in views]
-        if places != sorted(places):
-            self.fail(f"not in order: {places}")
+        """The jobs of one reply go by priority, and in a lane in the order they were inserted."""
+        prios = [PRIO_NUMBER[view["prio"]] for view in views]
+        lanes: dict[tuple[str, str], list[int]] = {}
+        for view in views:
+            lanes.setdefault((view["prio"], view["type"]), []).append(int(view["id"].rpartition("-")[2]))
+        if prios != sorted(prios) or any(numbers != sorted(numbers) for numbers in lanes.values()):
+            self.fail(f"not in order: {prios}, {lanes}")
 
     def renewed(self, lease: Lease, renewed: bool, answer: Answer) -> None:
         """A renewal was answered."""

@@ -16,17 +16,18 @@ from .records import Job, Lease
 TYPES = ("a", "b")
 #: Payloads above this many bytes go to the bulk store.
 THRESHOLD = 1500
+#: Their id is none that a client counts to.
 _BAD_LINES = (
-    b'{"v":1,"id":"x","n":"insert","m":{"type":""}}\n',
-    b'{"v":1,"id":"x","n":"insert","m":{"type":"a","delay":-1}}\n',
-    b'{"v":1,"id":"x","n":"insert","m":[{"type":"a"},{"type":"a","prio":"top"}]}\n',
-    b'{"v":1,"id":"x","n":"insert","m":[]}\n',
-    b'{"v":1,"id":"x","n":"insert","m":{"type":"a","unheard":1}}\n',
-    b'{"v":1,"id":"x","n":"settle","m":[{"receipt":"1-1-1"}]}\n',
-    b'{"v":1,"id":"x","n":"nosuch"}\n',
-    b'{"v":2,"id":"x","n":"ping"}\n',
+    b'{"v":1,"id":"-","n":"insert","m":{"type":""}}\n',
+    b'{"v":1,"id":"-","n":"insert","m":{"type":"a","delay":-1}}\n',
+    b'{"v":1,"id":"-","n":"insert","m":[{"type":"a"},{"type":"a","prio":"top"}]}\n',
+    b'{"v":1,"id":"-","n":"insert","m":[]}\n',
+    b'{"v":1,"id":"-","n":"insert","m":{"type":"a","unheard":1}}\n',
+    b'{"v":1,"id":"-","n":"settle","m":[{"receipt":"1-1-1"}]}\n',
+    b'{"v":1,"id":"-","n":"nosuch"}\n',
+    b'{"v":2,"id":"-","n":"ping"}\n',
 )
-_ENDING_LINES = (b"no json\n", b'{"v":1,"id":"x","n":"insert"\n', b"\x00\xff\n", b"GET / HTTP/1.1\r\n\r\n")
+_ENDING_LINES = (b"no json\n", b'{"v":1,"id":"-","n":"insert"\n', b"\x00\xff\n", b"GET / HTTP/1.1\r\n\r\n")
 
 
 class World:

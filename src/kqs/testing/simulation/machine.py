@@ -10,9 +10,8 @@ from typing import Any
 
 from ...core.job import BulkRef
 from ...errors import DiskFull, Internal, NotFound
-from ...ports import Clock, Disk, Executor
+from ...ports import BulkStore, Clock, Disk, Executor
 from ...service.clock import SystemClock
-from ...service.host import CollectingStore
 from ...service.server import Server
 from ..executor import DelayedExecutor
 from .loop import Timeline, VirtualLoop
@@ -124,6 +123,7 @@ class SimHost:
         self.disk = disk
         self.random = random
         self.clock: Clock = SystemClock(wall, lambda: loop.timeline.now)
+        self.wall: Callable[[], int] = lambda: wall() // 1000
         self.monotonic = loop.timeline.seconds
         self._loop = loop
         self._payloads = payloads
@@ -137,7 +137,7 @@ class SimHost:
     def executor(self) -> Executor:
         return DelayedExecutor(self._loop, lambda: self.random.choice(_DELAYS))
 
-    def store(self, data: str) -> CollectingStore:
+    def store(self, data: str) -> BulkStore:
         return PayloadStore(self._payloads, self.clock, self.random, self._failing)
 
     async def listen(self, server: Server, address: str, data: str, tls: object) -> None:
