@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from typing import NoReturn
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+if TYPE_CHECKING:
+    from kqs.testing.postgres import PostgresServer
 
 CI = os.environ.get("CI") == "true"
 
@@ -36,3 +40,22 @@ def unavailable(text: str) -> NoReturn:
     if CI:
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL for the tests of a module, without tables."""
+    from tests.databases import started
+
+    with started() as server:
+        yield server
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests recorded as ``told`` is part of the output, whichever process ran them."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport) and report.when == "call":
+                for name, value in report.user_properties:
+                    if name == "told":
+                        terminalreporter.write_line(str(value))

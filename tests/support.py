@@ -28,9 +28,19 @@ T = TypeVar("T")
 TESTS = Path(__file__).parent
 #: How long a test waits for what must happen before it says that it did not, seconds. Never a speed limit.
 PATIENCE = float(os.environ.get("KQS_PATIENCE", "60"))
+#: Bytes of a segment of the tests' servers. Each reserves three: of the default's 64 MiB, that costs time.
+SEGMENT_SIZE = 1 << 20
 
 
-def until(check: Callable[[], T], what: str = "", patience: float = PATIENCE) -> T:
+def small(config: str) -> str:
+    """A config with small segments, unless it says how large they are."""
+    if "segment_size" in config:
+        return config
+    before, _table, after = config.partition("[journal]\n")
+    return f"{before}\n[journal]\nsegment_size = {SEGMENT_SIZE}\n{after}"
+
+
+def until(check: Callable[[], T], what: str | Callable[[], str] = "", patience: float = PATIENCE) -> T:
     """Look until ``check`` gives something true, and return that.
 
     Only for what no event tells: the state of a job, the life of a process.
@@ -38,7 +48,8 @@ def until(check: Callable[[], T], what: str = "", patience: float = PATIENCE) ->
     deadline = monotonic() + patience
     while not (found := check()):
         if monotonic() > deadline:
-            raise AssertionError(f"waited {patience:g} s in vain for {what or check}: last seen {found!r}")
+            awaited = what() if callable(what) else what or check
+            raise AssertionError(f"waited {patience:g} s in vain for {awaited}: last seen {found!r}")
         sleep(0.01)
     return found
 
@@ -122,17 +133,17 @@ class ServerProcess:
 
     Args:
         folder: where it lives: its working directory, its config and its data.
-        config: text of its ``kqs.toml``; None for no config file.
+        config: text of its ``kqs.toml``, made :func:`small`; None for no config file: the defaults.
         args: further arguments.
         env: further environment.
         data: its data directory; ``data`` in its folder when not given.
-        under: a command line that runs the server's, which stays the process's own: ``faketime ..``.
+        under: a command line that runs the server's, which stays the process's own: ``prlimit ..``.
     """
 
     def __init__(
         self,
         folder: Path,
-        config: str | None = None,
+        config: str | None = "",
         args: tuple[str, ...] = (),
         env: dict[str, str] | None = None,
         *,
@@ -144,7 +155,7 @@ class ServerProcess:
         self._argv = [*under, sys.executable, "-m", "kqs.cli.main", "serve", "--log-json"]
         self._argv += ["--listen", "127.0.0.1:0", "--data", str(self.data), *args]
         if config is not None:
-            (folder / "kqs.toml").write_text(config)
+            (folder / "kqs.toml").write_text(small(config))
             self._argv += ["--config", "kqs.toml"]
         self._env = environment(env)
         self._clients: list[Client | Wire] = []
@@ -274,7 +285,7 @@ def environment(more: dict[str, str] | None = None) -> dict[str, str]:
 
 
 @contextmanager
-def server(folder: Path, config: str | None = None, *args: str, **env: str) -> Iterator[ServerProcess]:
+def server(folder: Path, config: str | None = "", *args: str, **env: str) -> Iterator[ServerProcess]:
     """A server for the length of a block."""
     made = ServerProcess(folder, config, args, env)
     try:

@@ -218,6 +218,23 @@ def test_help_names_every_command(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+\S*\n", ok(kqs_here("--version", cwd=tmp_path)).out)
 
 
+def test_insert_with_a_fairness_key_and_list_by_it(ask: Ask, client: Client) -> None:
+    ids = [ok(ask("insert", "fairly", str(n), "--fair", "acme")).out.strip() for n in range(3)]
+    other = ok(ask("insert", "fairly", "--fair", "else")).out.strip()
+    nobodys = ok(ask("insert", "fairly")).out.strip()
+    assert [client.job(id).get("fair") for id in (*ids, other, nobodys)] == ["acme"] * 3 + ["else", None]
+    page = ok(ask("jobs", "--fair", "acme", "--json")).json
+    assert [job["id"] for job in page["jobs"]] == ids
+    first = ok(ask("jobs", "--fair", "acme", "--type", "fairly", "--limit", "2", "--json")).json
+    assert [job["id"] for job in first["jobs"]] == ids[:2]
+    rest = ok(ask("jobs", "--fair", "acme", "--after", first["next"], "--json")).json
+    assert [job["id"] for job in rest["jobs"]] == ids[2:]
+    shown = ok(ask("jobs", "--fair", "else")).out
+    assert other in shown and not any(id in shown for id in (*ids, nobodys))
+    assert ok(ask("jobs", "--fair", "acme", "--state", "buried", "--json")).json == {"jobs": []}
+    refused(ask("insert", "fairly", "--fair", ""), 1, "fair")
+
+
 # -- config and journal ---------------------------------------------------------------------------
 
 

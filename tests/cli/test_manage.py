@@ -93,6 +93,20 @@ def test_insert_with_a_key_a_time_and_a_result(ask: Ask, client: Client) -> None
     assert done.status == 1 and "bad_request: expires:" in done.err
 
 
+def test_insert_of_a_unique_job(ask: Ask, client: Client) -> None:
+    id = ok(ask("insert", "unique.cli", "--unique", "k")).out.strip()
+    assert ok(ask("insert", "unique.cli", "--unique", "k", "--unique-scope", "queued")).out.strip() == id
+    settle(client, lease(client, "unique.cli"), "fail")
+    short = ok(ask("insert", "unique.cli", "--unique", "k", "--unique-scope", "queued")).out.strip()
+    assert short != id
+    job = client.job(short)
+    assert (job["unique"], job["unique_scope"]) == ("k", "queued")
+    kick = ask("kick", id)
+    assert kick.status == 1 and f"job {short} has the same unique key" in kick.err
+    alone = ask("insert", "unique.cli", "--unique-scope", "queued")
+    assert alone.status == 2 and "--unique KEY" in alone.err
+
+
 # -- kick, bury, delete, cancel, purge ---------------------------------------------------------------------
 
 

@@ -36,6 +36,8 @@ def serve(folder: Path, *args: str, config: str | None = None, here: bool = Fals
 
 HTTP = '[handlers.a]\nhttp = "https://shop.example/hook"\n'
 
+CRON = '[cron.a]\nschedule = "0 4 * * *"\ntype = "a"\n'
+
 BAD_CONFIGS = {
     "unknown table": ("[serverr]\n", ["kqs.toml", "unknown key 'serverr'", "did you mean 'server'?"]),
     "unknown key": ('[server]\nlistne = "x"\n', ["[server]", "'listne'", "did you mean 'listen'?"]),
@@ -75,6 +77,30 @@ BAD_CONFIGS = {
     "token without a name": (f'[[tokens]]\nrole="read"\nsha256="{"0" * 64}"\n', ["tokens", "name"]),
     "key without a certificate": ('[tls]\nkey = "k.pem"\n', ["tls.cert", "missing"]),
     "roots without a certificate": ('[tls]\nclient_ca = "ca.pem"\n', ["tls.cert", "missing"]),
+    "no schedule": (
+        CRON.replace("0 4", "4"),
+        ["cron.a.schedule", "'4 * * *' has 4 fields, not five", "MON-FRI"],
+    ),
+    "bad schedule": (CRON.replace("0 4", "0 24"), ["cron.a.schedule", "has a bad hour", "crontab"]),
+    "no such day": (CRON.replace("* * *", "31 2 *"), ["cron.a.schedule", "bad day-of-month"]),
+    "schedule of nothing": (CRON.replace("schedule", "#"), ["cron", "schedule", "missing"]),
+    "cron of no type": (CRON.replace('"a"', '""'), ["cron", "type"]),
+    "cron of a long type": (CRON.replace('"a"', f'"{"x" * 198}"'), ["cron.a.type", "197"]),
+    "unknown zone": (
+        f'{CRON}timezone = "Europe/Berln"\n',
+        ["cron.a.timezone", "did you mean 'Europe/Berlin'?"],
+    ),
+    "path as a zone": (f'{CRON}timezone = "../../etc/passwd"\n', ["cron.a.timezone", "give an IANA name"]),
+    "part of a zone": (f'{CRON}timezone = "Europe"\n', ["cron.a.timezone", "no time zone 'Europe'"]),
+    "unknown policy": (f'{CRON}missed = "two"\n', ["cron", "missed", "'two'"]),
+    "unknown key in a cron": (f'{CRON}shedule = ""\n', ["cron", "'shedule'", "did you mean 'schedule'?"]),
+    "key of a cron": (f'{CRON}key = "x"\n', ["cron", "unknown key 'key'"]),
+    "unique of a cron": (f'{CRON}unique = "x"\n', ["cron", "unknown key 'unique'"]),
+    "name of a cron": (CRON.replace("cron.a", 'cron."a b"'), ["cron.'a b'", "1 to 64"]),
+    "long name of a cron": (CRON.replace("cron.a", f"cron.{'a' * 65}"), ["1 to 64"]),
+    "data that is no JSON": (f"{CRON}data = [1, nan]\n", ["cron.a.data", "nan"]),
+    "data that is too long": (f'{CRON}data = "{"x" * 65536}"\n', ["cron.a.data", "65538", "bulk.threshold"]),
+    "retry of a cron": (f"{CRON}retry = {{base = 9, cap = 3}}\n", ["cron.a.retry.base", "retry.cap"]),
     "two tokens of a name": (
         f'[[tokens]]\nname="a"\nrole="read"\nsha256="{"0" * 64}"\n' * 2,
         ["tokens", "same name"],
@@ -126,6 +152,39 @@ BAD_CONFIGS = {
     "too little memory": ("[pools.p]\nmemory = 1000\n", ["pools.p.memory", "0 for no limit"]),
     "bad variable": ("[pools.p.env]\n'A=B' = 'c'\n", ["pools.p.env", "'A=B'"]),
     "bad nice": ("[pools.p]\nnice = 20\n", ["pools", "nice", "19"]),
+    "bad order": ("[scheduler]\norder = 'random'\n", ["scheduler.order", "random"]),
+    "bad priority": ("[scheduler]\npriority = 'fair'\n", ["scheduler.priority", "fair"]),
+    "unknown key of the scheduler": (
+        "[scheduler]\npriorty = 'strict'\n",
+        ["[scheduler]", "'priorty'", "did you mean 'priority'?"],
+    ),
+    "unknown key of a fairness key": (
+        "[fair.a]\nwieght = 2\n",
+        ["fair", "'wieght'", "did you mean 'weight'?"],
+    ),
+    "weight 0": ("[fair.a]\nweight = 0\n", ["fair", "weight", "> 0"]),
+    "weight of a class 0": ("[classes.c]\ntypes = ['a']\nweight = 0\n", ["classes", "weight", "> 0"]),
+    "negative weight": (HTTP + "weight = -1\n", ["handlers", "weight", "> 0"]),
+    "weight too high": ("[fair.a]\nweight = 1e7\n", ["fair", "weight", "1000000"]),
+    "weight that is no number": ("[fair.a]\nweight = nan\n", ["fair", "weight"]),
+    "negative concurrency": ("[fair.a]\nconcurrency = -1\n", ["fair", "concurrency", ">= 0"]),
+    "half a job": ("[fair.a]\nconcurrency = 1.5\n", ["fair", "concurrency", "int"]),
+    "rate without a unit": ("[fair.a]\nrate = '10'\n", ["fair", "rate"]),
+    "rate as a number": ("[fair.a]\nrate = 10\n", ["fair", "rate", "str"]),
+    "rate of no unit there is": ("[fair.a]\nrate = '10/w'\n", ["fair", "rate"]),
+    "rate with more behind it": ("[fair.a]\nrate = '10/s '\n", ["fair", "rate"]),
+    "negative rate": (HTTP + "rate = '-1/s'\n", ["handlers", "rate"]),
+    "rate 0": ("[fair.a]\nrate = '0/s'\n", ["fair.a.rate", "is 0", "kqs pause"]),
+    "rate 0 of a class": ("[classes.c]\ntypes = ['a']\nrate = '0.0/h'\n", ["classes.c.rate", "is 0"]),
+    "rate 0 of a handler": (HTTP + "rate = '0/d'\n", ["handlers.a.rate", "is 0"]),
+    "burst without a rate": ("[fair.'a-*']\nburst = 3\n", ["fair.a-*.burst", "rate only", 'rate = "10/s"']),
+    "burst of a class without a rate": (
+        "[classes.c]\ntypes = ['a']\nburst = 3\n",
+        ["classes.c.burst", "rate only"],
+    ),
+    "burst 0": ("[fair.a]\nrate = '1/s'\nburst = 0\n", ["fair", "burst", ">= 1"]),
+    "types of a fairness key": ("[fair.a]\ntypes = ['a']\n", ["fair", "unknown key 'types'\n"]),
+    "weights of the defaults": ("[defaults]\nweight = 2\n", ["[defaults]", "unknown key 'weight'"]),
     "pool of the server's own": ("[pools.builtin]\n", ["pools.builtin", "choose another"]),
 }
 

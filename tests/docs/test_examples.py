@@ -17,6 +17,7 @@ from time import monotonic, sleep
 from typing import NoReturn
 
 import pytest
+from database import DJANGO, Shop
 from pages import Block, Known, blocks
 
 from kqs.core.wire import decode_replies
@@ -94,6 +95,7 @@ class Page:
         self._folder.mkdir()
         self._known = Known()
         self._server: Server | None = None
+        self._shop: Shop | None = None
         self._missing: set[str] = set()
         programs = folder / "bin"
         programs.mkdir()
@@ -127,6 +129,8 @@ class Page:
     def close(self) -> None:
         if self._server is not None:
             self._server.stop()
+        if self._shop is not None:
+            self._shop.close()
 
     def _fail(self, block: Block, text: str) -> None:
         log = "".join(self._server.log) if self._server is not None else "none"
@@ -135,7 +139,8 @@ class Page:
     # -- servers --------------------------------------------------------------------------------
 
     def _serve(self, command: str) -> Server:
-        self.close()
+        if self._server is not None:
+            self._server.stop()
         self._server = Server(command, self._folder, self._environment)
         self._environment["KQS_URL"] = f"kqs://127.0.0.1:{self._server.port}"
         return self._server
@@ -237,8 +242,11 @@ class Page:
     def run_python(self, block: Block) -> None:
         """A script; its comments ``prints:`` say what it prints."""
         assert self.server.port
+        self._script(block, block.text)
+
+    def _script(self, block: Block, text: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", block.text],
+            [sys.executable, "-W", "error", "-c", text],
             cwd=self._folder,
             env=self._environment,
             capture_output=True,
@@ -251,6 +259,28 @@ class Page:
         for line in re.findall(r"  # prints: (.*)$", block.text, re.MULTILINE):
             if line not in done.stdout.splitlines():
                 self._fail(block, f"expected {line}\nprinted {done.stdout}")
+
+    @property
+    def shop(self) -> Shop:
+        """The page's database."""
+        if self._shop is None:
+            self._shop = Shop()
+            self._environment |= self._shop.environment
+        return self._shop
+
+    def run_sql(self, block: Block) -> None:
+        """Statements of an administrator of the database ``shop``."""
+        self.shop.execute(block.text)
+
+    def run_postgres(self, block: Block) -> None:
+        """A script that uses the database ``shop``; then each order has a mail, and nothing else has."""
+        before, _ = self.shop.orders_without_mail()
+        self._script(block, block.text)
+        assert self.shop.orders_without_mail() == (before + 1, [])
+
+    def run_django(self, block: Block) -> None:
+        """A module ``checkout``, called from Django, once in a transaction that is rolled back."""
+        self.run_postgres(block._replace(text=DJANGO))
 
     def run_node(self, block: Block) -> None:
         """A script for Node with the npm package qrpc."""

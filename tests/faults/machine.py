@@ -58,7 +58,17 @@ class FileSystem:
         _run("mount", "-o", ",".join(("remount", *options)), str(self.folder))
 
     def unmount(self, *options: str) -> None:
-        _run("umount", *options, str(self.folder))
+        """Unmount it, once the processes that were killed on it are gone."""
+
+        def unmounted() -> bool:
+            done = subprocess.run(
+                ["umount", *options, str(self.folder)], capture_output=True, text=True, check=False
+            )
+            if done.returncode and "busy" not in done.stderr:
+                raise AssertionError(done.stderr)
+            return done.returncode == 0
+
+        until(unmounted, "its users to be gone")
 
     def cut_power(self) -> None:
         """What is not durable by now is lost; everything fails until it is mounted again."""

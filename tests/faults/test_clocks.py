@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from kqs.testing.faketime import faketime
 from tests.support import ServerProcess
 
 pytestmark = pytest.mark.service("faketime")
@@ -15,10 +15,7 @@ YEARS = 3650
 
 def start(folder: Path, days: int) -> ServerProcess:
     """A server whose wall clock is off by some days."""
-    # The library alone: the command would stay between us and the server.
-    ask = ["faketime", "-f", "+0d", "printenv", "LD_PRELOAD"]
-    library = subprocess.run(ask, check=True, capture_output=True, text=True).stdout.strip()
-    return ServerProcess(folder, env={"LD_PRELOAD": library, "FAKETIME": f"{days:+}d"}).start()
+    return ServerProcess(folder, env=faketime(clock=f"{days:+}d")).start()
 
 
 def test_ids_order_and_jobs_survive_a_clock_that_is_set_by_years(tmp_path: Path) -> None:

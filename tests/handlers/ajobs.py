@@ -142,15 +142,20 @@ async def grow(job: Job) -> None:
 
 
 def daemon(job: Job) -> None:
-    """Leave a daemon: it has left process group, session and parent."""
+    """Leave a daemon, once it has said its number: it has left process group, session and parent."""
+    said, say_so = os.pipe()
     child = os.fork()
     if child == 0:
         os.setsid()
         if os.fork() == 0:
             say("daemon", job.id, os.getpid())
+            os.close(say_so)
             time.sleep(600)
         os._exit(0)
+    os.close(say_so)
     os.waitpid(child, 0)
+    os.read(said, 1)
+    os.close(said)
 
 
 def with_daemon(job: Job) -> None:

@@ -10,10 +10,16 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from . import engine, journal, service
+from . import engine, feed, journal, postgres, service
 from .mutation import ROOT, Mutation, Stale, Verdict, find, run_tests, try_mutation
 
-MUTATIONS: list[Mutation] = [*journal.MUTATIONS, *engine.MUTATIONS, *service.MUTATIONS]
+MUTATIONS: list[Mutation] = [
+    *journal.MUTATIONS,
+    *engine.MUTATIONS,
+    *feed.MUTATIONS,
+    *postgres.MUTATIONS,
+    *service.MUTATIONS,
+]
 PAGE = ROOT / "docs" / "_mutations.md"
 
 

@@ -7,25 +7,27 @@ from .mutation import Mutation
 _EMBEDDED = "tests/unit/engines/test_embedded.py"
 _COMPACTION = "tests/unit/engines/test_compaction.py"
 _KEYS = "tests/unit/engines/test_keys.py"
+_UNIQUE = "tests/unit/engines/test_unique.py"
 _SUITE = "tests/conformance/test_embedded.py::TestOnASimulatedDisk"
 _STORES = "tests/conformance/test_stores.py"
 _FILES = "tests/unit/stores/test_files.py"
+_CRONS = "tests/unit/engines/test_crons.py"
 
 MUTATIONS = [
     Mutation(
         "an insert is answered before the sync",
         "engines/embedded",
-        "        await self._ledger.journal.append(batch.entries, first, enter)\n",
-        "        self._ledger.journal.append(batch.entries, first, enter)\n",
+        "        first, durable = self._begin(jobs)\n        await durable\n",
+        "        first, durable = self._begin(jobs)\n",
         (f"{_EMBEDDED}::test_a_job_is_in_nobodys_sight_before_it_is_durable",),
         fast=True,
     ),
     Mutation(
         "a job is handed out before it is durable",
         "engines/embedded",
-        "        await self._ledger.journal.append(batch.entries, first, enter)\n",
+        "        durable = self._ledger.journal.append(entries, first, enter)\n",
         """        enter(Location(self._ledger.journal.open_segment, 64))
-        await self._ledger.journal.append(batch.entries, first)
+        durable = self._ledger.journal.append(entries, first)
 """,
         (f"{_EMBEDDED}::test_a_job_is_in_nobodys_sight_before_it_is_durable",),
     ),
@@ -80,9 +82,11 @@ MUTATIONS = [
     Mutation(
         "a damaged payload is handed out",
         "engines/embedded",
-        "                self._ledger.bury_unreadable(row, damage)\n",
-        """                loaded_job = self._ledger.job(row)
-                jobs.append((loaded_job, b"null"))
+        """                    self._ledger.bury_unreadable(row, damage)
+                    index.untake([number])
+                    del left[number]
+""",
+        """                    jobs.append((self._ledger.job(row), b"null"))
 """,
         (f"{_EMBEDDED}::test_a_payload_that_does_not_read_back_is_buried_and_named",),
     ),
@@ -148,9 +152,55 @@ MUTATIONS = [
     Mutation(
         "a key's second caller is answered before the first insert is durable",
         "engines/embedded",
-        "self._keys_pending.get(key) or self._ledger.keys.find(key, now)\n",
+        "            if durable is not None:\n",
+        "            if False:\n",
+        (f"{_UNIQUE}::test_a_duplicate_is_answered_when_the_job_is_durable",),
+    ),
+    Mutation(
+        "a key is known only when its first insert is durable",
+        "engines/embedded",
+        "self._keys_under_way.get(key) or self._ledger.keys.find(key, now)\n",
         "self._ledger.keys.find(key, now)\n",
         (f"{_KEYS}::test_callers_at_the_same_time_get_one_job",),
+    ),
+    Mutation(
+        "a unique job stands only when it is durable",
+        "engines/embedded",
+        """        for number, job in enumerate(jobs, first):
+            if job.options.unique is not None:
+""",
+        """        def enter(_durable: object) -> None:
+            for number, job in enumerate(jobs, first):
+                if job.options.unique is not None:
+                    self._ledger.index.unique.add(number, job.type, job.options.unique)
+
+        durable.add_done_callback(enter)
+        for number, job in ():
+            if job.options.unique is not None:
+""",
+        (f"{_UNIQUE}::test_a_job_does_not_come_back_beside_one_that_is_on_its_way_in",),
+    ),
+    Mutation(
+        "a unique job that stands is told before that is durable",
+        "engines/embedded",
+        "            await ledger.journal.sync()\n        for durable in",
+        "            pass\n        for durable in",
+        (f"{_UNIQUE}::test_a_duplicate_is_answered_when_it_is_durable_that_the_job_stands",),
+        fast=True,
+    ),
+    Mutation(
+        "a unique job comes back to wait beside another one",
+        "engines/embedded",
+        "event in _COMES_BACK and (other",
+        "False and (other",
+        (f"{_SUITE}::test_one_that_comes_back_beside_another_is_buried",),
+    ),
+    Mutation(
+        "what stands is not worked out again by a restart",
+        "engines/embedded",
+        "        index.unique.rebuild(lambda number: index.state_of(index.row(number)))\n",
+        "",
+        (f"{_SUITE}::test_it_stands_while_it_runs_by_the_scope_of_the_one_that_stands",),
     ),
     Mutation(
         "entries of unknown kinds are passed over",
@@ -219,5 +269,46 @@ MUTATIONS = [
         "        if _NAME.fullmatch(name) is None:\n            raise Internal",
         "        if False:\n            raise Internal",
         (_STORES,),
+    ),
+    Mutation(
+        "a cron's mark is written after its jobs",
+        "engines/embedded",
+        """        first = await self._acceptor.enter(jobs, partial(self._entry, CronEntry(name, upto, upto)))
+""",
+        """        first = await self._acceptor.enter(jobs)
+        await self._write(CronEntry(name, upto, upto))
+""",
+        (f"{_CRONS}::test_the_power_goes_at_every_operation",),
+        fast=True,
+    ),
+    Mutation(
+        "a run is made without a look at its cron's mark",
+        "engines/embedded",
+        "        return mark is not None and mark.at >= upto\n",
+        "        return False\n",
+        (f"{_SUITE}::test_a_run_that_was_made_is_not_made_again",),
+        fast=True,
+    ),
+    Mutation(
+        "a cron's mark is looked at only before its jobs are admitted",
+        "engines/embedded",
+        """        if self._taken(name, upto):
+            await self._ledger.journal.sync()
+            return None
+        if not jobs:
+""",
+        """        elif self._taken(name, upto):
+            await self._ledger.journal.sync()
+            return None
+        if not jobs:
+""",
+        (f"{_SUITE}::test_of_calls_at_once_one_makes_the_run",),
+    ),
+    Mutation(
+        "marks of crons are not carried",
+        "engines/embedded",
+        "self._controller.carry, self._crons.carry)",
+        "self._controller.carry)",
+        (f"{_SUITE}::test_marks_outlive_the_log_they_were_written_to",),
     ),
 ]

@@ -169,7 +169,7 @@ MUTATIONS = [
     Mutation(
         "a job whose bulk payload is lost is taken for done",
         "service",
-        """[Settlement(lease.receipt, "again", reason=str(error))]""",
+        """[Settlement(lease.receipt, outcome, reason=str(error))]""",
         """[Settlement(lease.receipt, "ok")]""",
         ("tests/service/test_payloads.py::test_a_payload_that_is_lost_is_told_and_its_job_kept",),
     ),

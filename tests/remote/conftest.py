@@ -10,12 +10,6 @@ import pytest
 from tests.remote.support import Notes, Proxy, WorkerProcess
 from tests.support import ServerProcess
 
-#: Many servers are started here: they reserve no more of the disk than they need.
-CONFIG = """
-[journal]
-segment_size = 1048576
-"""
-
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
@@ -23,7 +17,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     made: list[ServerProcess] = []
 
     def make(*args: str) -> ServerProcess:
-        made.append(ServerProcess(tmp_path, CONFIG, args))
+        made.append(ServerProcess(tmp_path, args=args))
         return made[-1].start()
 
     try:

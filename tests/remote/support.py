@@ -28,7 +28,6 @@ class WorkerProcess:
         args: further arguments.
         app: what it runs.
         env: further environment.
-        wrapper: a command that starts it.
     """
 
     def __init__(
@@ -38,9 +37,8 @@ class WorkerProcess:
         *args: str,
         app: tuple[str, ...] = ("far:app",),
         env: dict[str, str] | None = None,
-        wrapper: tuple[str, ...] = (),
     ) -> None:
-        argv = [*wrapper, sys.executable, "-m", "kqs.cli.main", "worker", *app, "--log-json", *args]
+        argv = [sys.executable, "-m", "kqs.cli.main", "worker", *app, "--log-json", *args]
         self.process = subprocess.Popen(
             argv,
             cwd=folder,

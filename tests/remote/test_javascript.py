@@ -66,8 +66,8 @@ class Pages:
 
 
 @pytest.fixture
-def node() -> Iterator[Callable[[int], subprocess.Popen[str]]]:
-    """Starts the example with a port."""
+def node(proxy: Proxy) -> Iterator[Callable[[int], subprocess.Popen[str]]]:
+    """Starts the example with a port; ends it while the proxy is still there to bring it its last reply."""
     if not (MODULES / "qrpc").is_dir():
         text = "needs 'npm ci' in tests/node"
         if os.environ.get("CI") == "true":

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.remote.conftest import CONFIG
 from tests.remote.support import Notes, Proxy, WorkerProcess
 from tests.support import ServerProcess, until
 
@@ -29,6 +28,7 @@ def test_an_attempt_outlives_its_server(
     id = first.client().insert("hold", {"path": notes.path, "gate": str(gate)})
     one = worker(first.url, "--processes", "1")
     notes.wait_for("began", id)
+    first.client().insert("nobody's")  # its reply covers the lease, which nobody waits for
     first.process.send_signal(end)
     first.process.wait()
     gate.touch()
@@ -143,7 +143,7 @@ def test_an_outcome_goes_to_the_server_that_gave_the_lease(
     """While its own server is away the worker takes work from the next one; both get what is theirs."""
     gate = tmp_path / "gate"
     (tmp_path / "second").mkdir()
-    second = ServerProcess(tmp_path / "second", CONFIG).start()
+    second = ServerProcess(tmp_path / "second").start()
     try:
         one = worker(f"{proxy.url},{second.url}", "--processes", "2").ready()
         id = server.client().insert("hold", {"path": notes.path, "gate": str(gate)})

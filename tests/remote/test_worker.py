@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from kqs.client import Client
+from kqs.testing.faketime import faketime
 from tests.remote.support import Notes, WorkerProcess
 from tests.support import ServerProcess, kqs, until
 
@@ -228,8 +229,7 @@ def test_the_wrong_clock_is_no_matter(start: Start, worker: Work, notes: Notes, 
     client = server.client()
     gate = tmp_path / "gate"
     id = client.insert("kept", {"path": notes.path, "gate": str(gate)}, ttr=1)
-    wrapper = ("faketime", "2019-05-05 05:05:05")
-    one = worker(server.url, "--processes", "1", wrapper=wrapper)
+    one = worker(server.url, "--processes", "1", env=faketime(clock="@2019-05-05 05:05:05"))
     notes.wait_for("began", id)
     first = client.job(id)["lease_expires_at"]
     until(lambda: client.job(id)["lease_expires_at"] > first, "a renewal")

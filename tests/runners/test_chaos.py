@@ -339,6 +339,19 @@ def test_a_slow_job_on_the_only_worker_gives_back_what_it_held(start: Start) -> 
         assert in_state(client, id, "done")["attempt"] == 1
 
 
+def test_jobs_that_became_slower_are_not_held(start: Start) -> None:
+    """As many were fetched as if they were quick; all but a few of them go back after a moment."""
+    server, client = serve(start)
+    lengths = [0.001] * 200 + [0.02] * 60
+    ids = client.insert_many([{"type": "sleep", "data": seconds} for seconds in lengths])
+    in_state(client, ids[200], "done")
+    urgent = client.insert("note", prio="urgent")
+    for id in (urgent, *ids):
+        assert in_state(client, id, "done")["attempt"] == 1
+    ran = [line.split()[2] for line in server.stdout.lines if " began " in line][200:]
+    assert ran.index(urgent) <= 12, ran.index(urgent)
+
+
 def test_a_more_urgent_job_overtakes_those_not_fetched(start: Start) -> None:
     server, client = serve(start)
     hold = client.insert("hold", "go")

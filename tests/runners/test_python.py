@@ -140,7 +140,7 @@ class TestEveryWayToEnd:
     def test_every_other_exception_is_again(
         self, running: ServerProcess, client: Client, type: str, how: str, value: Any, kind: str, message: str
     ) -> None:
-        workers = [worker.pid for worker in running.workers()]
+        workers = [worker.pid for worker in running.wait_for_workers().workers()]
         job = end(client, how, value, type)
         assert (job["state"], job["last_error"]["kind"]) == ("delayed", kind)
         assert job["last_error"]["message"].startswith(message)

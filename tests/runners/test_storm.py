@@ -101,16 +101,15 @@ def _late_acks(client: Client) -> int:
 def _nothing_left(server: ServerProcess) -> None:
     """No process of the bombs and daemons is left."""
 
-    known = {server.pid, *(worker.pid for worker in server.workers())}
-
-    def left() -> list[psutil.Process]:
+    def left() -> list[str]:
+        known = {server.pid, *(worker.pid for worker in server.workers())}  # one may be started only now
         found = []
         for process in psutil.process_iter():
             try:
                 if process.pid not in known and process.environ().get("STORM") == "its own":
-                    found.append(process)
+                    found.append(f"{process} child of {process.ppid()}: {process.cmdline()}")
             except psutil.Error:
                 continue  # it has ended
         return found
 
-    until(lambda: not left(), "what the jobs started to be ended")
+    until(lambda: not left(), lambda: f"the end of {left()}")

@@ -15,7 +15,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers (one at a time on the same data) in the test's folder; stops what is left of them."""
     made: list[ServerProcess] = []
 
-    def make(config: str | None = None, *args: str, **env: str) -> ServerProcess:
+    def make(config: str | None = "", *args: str, **env: str) -> ServerProcess:
         new = ServerProcess(tmp_path, config, args, env)
         made.append(new)
         return new.start()

@@ -56,8 +56,9 @@ async def _outcome(folder: Path, lines: Sequence[bytes], *, full: bool = False) 
     engine, metrics = _Engine(full), Metrics()
     log = CallLog(str(folder), CallLogConfig(), lambda: 1.0)
     store = FileStore(str(folder / "bulk"))
-    parts: dict[str, Any] = dict.fromkeys(("clock", "health", "about", "quit"))
+    parts: dict[str, Any] = dict.fromkeys(("clock", "health", "about", "serves", "quit"))
     parts["dispatch"] = SimpleNamespace(dismiss=lambda connection: None)
+    parts["crons"] = SimpleNamespace(handlers={})
     tokens = Tokens(str(folder), [])
     server = Server(LimitsConfig(), tokens)
     server.desk = Desk(
@@ -106,7 +107,13 @@ BLOCKS = {
     "text": [_insert(1, '{"type":"ä","data":"\\u00e9ß\\n"}'), _insert(2, '{"type":"a","data":"\\\\"}')],
     "unknown field": [*PLAIN, _insert(8, '{"type":"a","dat":1}'), _insert(9, '{"type":"a"}')],
     "type too long": [*PLAIN, _insert(8, f'{{"type":"{"t" * 198}"}}'), _insert(9, '{"type":"a"}')],
-    "unsupported": [_insert(8, '{"type":"a","unique":"u"}'), *PLAIN],
+    "unsupported": [_insert(8, '{"type":"a","fair":"u"}'), *PLAIN],
+    "unique": [
+        _insert(1, '{"type":"a","unique":"u"}'),
+        *PLAIN,
+        _insert(8, '{"type":"a","unique":{"key":"u","scope":"queued"}}'),
+        _insert(9, '[{"type":"a"},{"type":"a","unique":"u"},{"type":"b","unique":"u"}]'),
+    ],
     "odd ids": [
         b'{"v":1,"id":7,"n":"insert","m":{"type":"a"}}',
         b'{"v":1,"id":"a\\"b\\u0041","n":"insert","m":{"type":"a"}}',

@@ -20,12 +20,13 @@ from kqs.settings.config import LimitsConfig
 async def test_calls_that_were_never_begun_are_dropped_without_a_word() -> None:
     """Their lines and the reset came in one turn of the loop."""
     engine = SimpleNamespace(capabilities=frozenset(), on_ready=lambda notify: None)
-    parts: dict[str, Any] = dict.fromkeys(("bulk", "clock", "health", "about", "quit"))
+    parts: dict[str, Any] = dict.fromkeys(("bulk", "clock", "health", "about", "serves", "quit"))
     server = Server(LimitsConfig(), tokens=False)
     server.desk = Desk(
         engine=engine,  # type: ignore[arg-type]
         intake=SimpleNamespace(unsynced=0, on_drained=None),  # type: ignore[arg-type]
         dispatch=Dispatch(engine),  # type: ignore[arg-type]
+        crons=SimpleNamespace(handlers={}),  # type: ignore[arg-type]
         table=DefaultsTable(),
         tokens=[],
         metrics=Metrics(),

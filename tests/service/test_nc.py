@@ -61,6 +61,17 @@ def test_the_seeds_nc_that_stays(start: Start) -> None:
     assert server.wait() == 0
 
 
+def test_a_unique_job_through_nc(start: Start) -> None:
+    server = start()
+    line = kqs("rpc", "insert", '{type:"report",unique:"may"}').out.strip()
+    lines = f"printf '%s\\n%s\\n' '{line}' '{line}'"
+    first, second = (
+        json.loads(text)["m"] for text in pipeline(f"{lines} | nc -N localhost {server.port}").split("\n", 1)
+    )
+    assert first.keys() == {"id"}
+    assert second == {"id": first["id"], "duplicate": True}
+
+
 @pytest.mark.parametrize(
     ("argument", "printed"),
     [

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from tests.support import PATIENCE, ServerProcess, environment, until
+from tests.support import PATIENCE, ServerProcess, environment, small, until
 
 Start = Callable[..., ServerProcess]
 
@@ -65,7 +65,7 @@ class Reloading:
         (self.folder / "new").replace(self.folder / name)
 
     def configure(self, config: str) -> None:
-        self.write("kqs.toml", config)
+        self.write("kqs.toml", small(config))
 
     def hang_up(self, said: str = "config reloaded") -> None:
         """SIGHUP, and wait until the server said so."""

@@ -18,7 +18,7 @@ from tests.support import ServerProcess, kqs
 MAY = {
     "insert": {"ping", "echo", "auth", "insert", "wait", "job"},
     "work": {"ping", "echo", "auth", "reserve", "settle", "renew"},
-    "read": {"ping", "echo", "auth", "stats", "health", "job", "jobs", "why", "watch"},
+    "read": {"ping", "echo", "auth", "stats", "health", "job", "jobs", "why", "watch", "cron"},
 }
 
 #: Arguments that are refused as such, or change nothing: being heard is what is tested here.

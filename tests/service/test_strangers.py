@@ -26,11 +26,12 @@ TOKEN = "right"
 
 
 def _desk(log: CallLog, tokens: Tokens) -> Desk:
-    parts: dict[str, Any] = dict.fromkeys(("bulk", "clock", "health", "about", "quit"))
+    parts: dict[str, Any] = dict.fromkeys(("bulk", "clock", "health", "about", "serves", "quit"))
     return Desk(
         engine=SimpleNamespace(capabilities=frozenset()),
         dispatch=SimpleNamespace(dismiss=lambda connection: None),
         intake=SimpleNamespace(unsynced=0, on_drained=None),
+        crons=SimpleNamespace(handlers={}),
         table=DefaultsTable(),
         tokens=tokens,
         metrics=Metrics(),

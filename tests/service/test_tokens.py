@@ -75,7 +75,7 @@ def test_the_first_token_closes_an_open_server(start: Start) -> None:
 def test_local_workers_stay_when_the_first_token_comes(start: Start) -> None:
     server = start()
     server.wait_for_workers()
-    before = {worker.pid for worker in server.workers()}
+    before = {worker.pid for worker in server.wait_for_workers().workers()}
     token = new(server, "insert")
     known(server, token)
     with server.client(token) as client:

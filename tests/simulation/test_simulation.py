@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
@@ -29,7 +30,7 @@ FOUND = {
 }
 
 
-def test_no_promise_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_promise_is_broken(record_property: Callable[[str, str], None]) -> None:
     totals: Counter[str] = Counter()
     failed = []
     ran = 0
@@ -41,8 +42,7 @@ def test_no_promise_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
             failed.append(f"seed {seed}: {'; '.join(report.wrong)[:1000]}")
             if len(failed) == ENOUGH:
                 break
-    with capsys.disabled():
-        print(f"\nsimulation: {ran} seeds from {FIRST}, {len(failed)} failed; {_line(totals)}")
+    record_property("told", f"simulation: {ran} seeds from {FIRST}, {len(failed)} failed; {_line(totals)}")
     assert not failed, "\n".join([*failed, "replay: python -m kqs.testing.simulation SEED"])
     assert ran < 500 or not _never_happened(totals)
 
@@ -93,7 +93,14 @@ def test_a_seed_decides_everything() -> None:
 
 
 def test_a_disk_that_only_says_it_synced_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The simulation sees what it is for: without syncs, jobs are lost."""
-    monkeypatch.setattr(SimFile, "datasync", lambda file: None)
-    wrong = [text for seed in range(30) for text in run(seed).wrong]
-    assert any(text.startswith("lost") for text in wrong)
+    """The simulation sees what it is for: without syncs of segments, jobs are lost, or a start finds it."""
+    sync = SimFile.datasync
+
+    def lie(file: SimFile) -> None:
+        if not file._path.endswith(".seg"):
+            sync(file)
+
+    monkeypatch.setattr(SimFile, "datasync", lie)
+    wrong = [run(seed).wrong for seed in range(60)]
+    assert any(text.startswith("lost") for texts in wrong for text in texts)
+    assert sum(any("DamagedJournal" in text for text in texts) for texts in wrong) > 15

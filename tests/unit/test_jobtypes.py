@@ -10,8 +10,9 @@ import pytest
 
 from kqs.core.job import NO_OPTIONS, SECOND, DefaultsTable, JobDefaults, JobSettings
 from kqs.core.retry import RetryPolicy
+from kqs.core.shares import NO_SHARE, Share, Shares
 from kqs.settings.config import parse
-from kqs.settings.jobtypes import JobTypes
+from kqs.settings.jobtypes import JobTypes, shares_of
 
 CONFIG = """
 [defaults]
@@ -127,3 +128,101 @@ def test_pools_are_checked_at_once(tmp_path: Path) -> None:
     for _ in range(20):
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False)
         assert done.returncode == 0
+
+
+# -- shares --------------------------------------------------------------------------------------------
+
+SHARES = """
+[scheduler]
+order = "fifo"
+priority = "weighted"
+
+[classes.wide]
+types = ["image.*", "exact"]
+weight = 2
+concurrency = 8
+
+[classes.plain]
+types = ["plain.*"]
+
+[handlers."image.thumb"]
+python = "jobs:note"
+weight = 5
+rate = "90/m"
+burst = 7
+
+[handlers."image.rotate"]
+python = "jobs:note"
+concurrency = 1
+
+[handlers.alone]
+python = "jobs:note"
+rate = "0.5/h"
+
+[fair.gold]
+weight = 3
+
+[fair."gold-*"]
+weight = 4
+concurrency = 2
+rate = "86400/d"
+
+[fair."*"]
+weight = 0.5
+"""
+
+
+def shares(text: str) -> Shares:
+    config = parse(text.encode())
+    return shares_of(config.scheduler, config.classes, config.handlers, config.fair)
+
+
+def test_the_order_is_fair_and_priorities_are_strict_unless_it_is_said() -> None:
+    assert (shares("").order, shares("").priority) == ("fair", "strict")
+    assert (shares(SHARES).order, shares(SHARES).priority) == ("fifo", "weighted")
+
+
+@pytest.mark.parametrize(
+    ("type_", "class_", "share"),
+    [
+        ("image.thumb", "wide", Share(5, 0, 1.5, 7)),  # its own weight, not that of its class
+        ("image.rotate", "wide", Share(2, 1)),  # that of its class, and not the limit: it is one of all
+        ("image.other", "wide", Share(2)),
+        ("exact", "wide", Share(2)),
+        ("plain.a", "plain", NO_SHARE),
+        ("alone", None, Share(1, 0, 0.5 / 3600)),
+        ("whatever", None, NO_SHARE),
+    ],
+)
+def test_weight_and_limits_of_a_type(type_: str, class_: str | None, share: Share) -> None:
+    assert shares(SHARES).of_type(type_) == (class_, share)
+
+
+def test_limits_of_a_class_are_of_all_its_types() -> None:
+    assert shares(SHARES).classes == {"wide": Share(2, 8), "plain": NO_SHARE}
+
+
+@pytest.mark.parametrize(
+    ("key", "share"),
+    [
+        ("gold", Share(3)),  # named
+        ("gold-1", Share(4, 2, 1)),  # the first pattern of the file that matches
+        ("gold-*", Share(4, 2, 1)),
+        ("Gold-1", Share(0.5)),
+        ("", Share(0.5)),
+        ("gold\n", Share(0.5)),
+    ],
+)
+def test_the_share_of_a_fairness_key(key: str, share: Share) -> None:
+    assert shares(SHARES).of_key(key) == share
+
+
+def test_a_key_nobody_speaks_of() -> None:
+    assert shares("[fair.gold]\nweight = 3\n").of_key("silver") == NO_SHARE
+
+
+@pytest.mark.parametrize(
+    ("rate", "per_second"), [("100/s", 100), ("10/m", 1 / 6), ("1.5/h", 1.5 / 3600), ("007/d", 7 / 86400)]
+)
+def test_rates(rate: str, per_second: float) -> None:
+    assert shares(f'[fair.a]\nrate = "{rate}"\n').of_key("a").rate == pytest.approx(per_second)

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from kqs import App
+from kqs.core.job import Unique
 
 from .handlers import EVERYTHING, THEN, Colour, Point, Size, a_job, everything
 from .peer import Line, Peer
@@ -58,10 +59,10 @@ def test_enqueue() -> None:
                 handler.using(prio="urgent", delay=1.5, ttr=9, max_attempts=1).enqueue(path="/a", at=THEN)
                 == "2"
             )
-            assert handler.using(delay=0).enqueue(path="/a", at=THEN, n=2) == "3"
+            assert handler.using(delay=0, unique="/a").enqueue(path="/a", at=THEN, n=2) == "3"
             assert blob.enqueue(data=b"\xff") == "4"
             assert only.enqueue(data=b"\xff") == "5"
-            assert only.enqueue(data=b"") == "6"
+            assert only.using(unique=Unique("u", "queued")).enqueue(data=b"") == "6"
             assert only.enqueue(data=memoryview(b"\xff")) == "7"
         assert peer.connections == 1
     data = {"path": "/a", "at": "2024-01-02T00:00:00Z"}
@@ -70,10 +71,11 @@ def test_enqueue() -> None:
     assert [(call["m"], call.get("b")) for call in inserts.calls] == [
         ({**PLAIN, "data": data}, None),
         ({"type": "t", "prio": "urgent", "ttr": 9, "max_attempts": 1, "delay": 1.5, "data": data}, None),
-        ({**PLAIN, "delay": 0, "data": {**data, "n": 2}}, None),
+        ({**PLAIN, "delay": 0, "unique": "/a", "data": {**data, "n": 2}}, None),
         ({**own, "retry": retry, "data": {"data": "/w=="}}, None),
         ({**PLAIN, "type": "o"}, b"\xff"),
-        ({**PLAIN, "type": "o"}, None),  # nothing, as the binary part
+        # Its bytes are nothing, as the binary part.
+        ({**PLAIN, "type": "o", "unique": {"key": "u", "scope": "queued"}}, None),
         ({**PLAIN, "type": "o"}, b"\xff"),
     ]
 

@@ -196,7 +196,8 @@ async def test_what_a_handler_says_when_its_time_is_over_does_not_count() -> Non
     bench = Bench(claims)
     bench.link.answers.put_nowait([lease("a", ttr=0.05)])
     settled = await bench.link.settled.get()
-    assert settled == Attempted("again", 0.0, settled.reason).settlement("a")  # type: ignore[arg-type]
+    assert settled.took is not None
+    assert settled == Attempted("again", 0.0, settled.reason).settlement("a", settled.took)  # type: ignore[arg-type]
     assert settled.reason is not None and "ttr of 0.05 s" in str(settled.reason)
     await bench.stop()
 

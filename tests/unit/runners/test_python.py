@@ -32,5 +32,5 @@ def test_a_delay_the_server_would_refuse_is_mended(given: Any, taken: float | No
 
     attempted = PythonRunner(handler).run(None, b"")  # type: ignore[arg-type]
     assert (attempted.outcome, attempted.delay) == ("again", taken)
-    text = msgspec.json.encode([attempted.settlement("receipt")])
+    text = msgspec.json.encode([attempted.settlement("receipt", 0.5)])
     assert msgspec.json.decode(text, type=list[Settlement])[0].delay == taken
