@@ -6,12 +6,15 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -37,8 +40,9 @@ class Running:
 
 
 @contextlib.contextmanager
-def _running(argv: list[str], **pipes: int) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(argv, **pipes)
+def running(argv: list[str], **how: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A process; ``how`` as :class:`subprocess.Popen` takes it."""
+    process = subprocess.Popen(argv, **how)
     try:
         yield process
     finally:
@@ -57,6 +61,39 @@ def _running(argv: list[str], **pipes: int) -> Iterator[subprocess.Popen[bytes]]
 
 
 @contextlib.contextmanager
+def family(argv: list[str], env: dict[str, str]) -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """A process and those it starts; gives what stops them all for a while. They are silent."""
+
+    def members() -> list[psutil.Process]:
+        parent = psutil.Process(process.pid)
+        return [parent, *parent.children(recursive=True)]
+
+    @contextlib.contextmanager
+    def hold() -> Iterator[None]:
+        held = members()
+        for member in held:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                member.suspend()
+        try:
+            yield
+        finally:
+            for member in held:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.resume()
+
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with running(argv, env=env, cwd=HERE, **silent) as process:
+        try:
+            yield hold
+        finally:
+            left = members()
+            process.terminate()
+            for member in psutil.wait_procs(left, 5)[1]:  # some leave without their children
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    member.kill()
+
+
+@contextlib.contextmanager
 def kqs(directory: str) -> Iterator[Running]:
     """``kqs serve`` with its defaults and a new data directory under ``directory``."""
     with tempfile.TemporaryDirectory(prefix="bench-kqs-", dir=directory) as data, kqs_on(data) as running:
@@ -64,11 +101,11 @@ def kqs(directory: str) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def kqs_on(data: str) -> Iterator[Running]:
-    """``kqs serve`` with its defaults on a data directory."""
+def kqs_on(data: str, *more: str, env: dict[str, str] | None = None) -> Iterator[Running]:
+    """``kqs serve`` with its defaults on a data directory, and more arguments."""
     argv = [sys.executable, "-m", "kqs.cli.main", "serve", "--log-json"]
-    argv += ["--listen", "127.0.0.1:0", "--data", data]
-    with _running(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    argv += ["--listen", "127.0.0.1:0", "--data", data, *more]
+    with running(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=env) as process:
         said = []
         for line in process.stderr:
             said.append(line.decode(errors="replace"))
@@ -88,8 +125,22 @@ def beanstalkd(directory: str, journal: str) -> Iterator[Running]:
         raise SystemExit("beanstalkd is not installed: apt-get install beanstalkd, or --servers kqs")
     with tempfile.TemporaryDirectory(prefix="bench-beanstalkd-", dir=directory) as data:
         options = {"none": [], "default": ["-b", data], "fsync": ["-b", data, "-f", "0"]}[journal]
-        with _running([program, "-l", "127.0.0.1", "-p", "0", *options]) as process:
+        with running([program, "-l", "127.0.0.1", "-p", "0", *options]) as process:
             yield Running(_listening_port(process.pid), psutil.Process(process.pid))
+
+
+@contextlib.contextmanager
+def redis(directory: str) -> Iterator[int]:
+    """``redis-server`` as it is without a config file: snapshots now and then; gives its port."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise SystemExit("redis-server is not installed: apt-get install redis-server")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    argv = [program, "--bind", "127.0.0.1", "--port", str(port), "--dir", directory]
+    with running(argv, stdout=subprocess.DEVNULL) as process:
+        _listening_port(process.pid)
+        yield port
 
 
 def _listening_port(pid: int) -> int:
@@ -124,5 +175,5 @@ class NullServer:
     def run(self, lines: int, size: int) -> Iterator[Running]:
         """Answers ``size`` bytes for every ``lines`` newlines."""
         argv = [*self._argv, str(lines), str(size)]
-        with _running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with running(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
             yield Running(int(process.stdout.readline()), psutil.Process(process.pid))

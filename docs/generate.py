@@ -12,7 +12,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent
 sys.path[:0] = [str(DOCS), str(DOCS.parent / "src")]
 
-from generator import calls, cli, config, lifecycle  # noqa: E402
+from generator import calls, cli, config, fairshare, lifecycle  # noqa: E402
 
 
 def pages() -> dict[str, str]:
@@ -24,6 +24,7 @@ def pages() -> dict[str, str]:
         "reference/_roles.md": calls.roles(),
         "explanation/_lifecycle.md": lifecycle.table(),
         "explanation/lifecycle.svg": lifecycle.diagram(),
+        "fair-share.svg": fairshare.plot(),
     }
 
 

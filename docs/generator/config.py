@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from msgspec import inspect
 
 from kqs.core.calls import ROLES
+from kqs.core.cron import Missed
 from kqs.core.job import PRIOS, JobSettings
 from kqs.settings.config import ClassConfig, Config, DefaultsConfig
 
@@ -25,9 +26,9 @@ default: the server keeps its data in `./kqs-data`, listens on this machine only
 - Options of `kqs serve` and their environment variables ([command line](cli.md)) go before the file.
 - A setting of a job is the one in its insert, else its handler's (or its `@app.job`'s), else its class's,
   else the one in `[defaults]`. Jobs keep the settings they were inserted with.
-- The file is read again on SIGHUP and, with `--watch`, when it changes. `[defaults]`, `[classes]`,
-  `[handlers]`, `[pools]` and `[http]` are taken over, and on SIGHUP the files that `[tls]` names are read
-  again; the rest needs a restart, and the log names what changed there. See
+- The file is read again on SIGHUP and, with `--watch`, when it changes. `[scheduler]`, `[fair]`,
+  `[defaults]`, `[classes]`, `[handlers]`, `[pools]`, `[http]` and `[cron]` are taken over, and on SIGHUP the
+  files that `[tls]` names are read again; the rest needs a restart, and the log names what changed there. See
   [how a change goes](../howto/handlers.md#change-handlers-while-the-server-runs).
 - Times are seconds, sizes are bytes.
 
@@ -59,7 +60,7 @@ def _table(kind: inspect.Type, name: str) -> tuple[inspect.StructType, str]:
 
 
 #: What the key of a table of tables stands for.
-_KEYS = {"classes": "NAME", "handlers": "TYPE", "pools": "NAME"}
+_KEYS = {"classes": "NAME", "cron": "NAME", "fair": "KEY", "handlers": "TYPE", "pools": "NAME"}
 
 
 def _section(table: inspect.StructType, heading: str, level: str = "##") -> str:
@@ -67,7 +68,6 @@ def _section(table: inspect.StructType, heading: str, level: str = "##") -> str:
     lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     sentences = attributes(table.cls)
     nested = []
-    of_type = issubclass(table.cls, JobSettings)
     for field in table.fields:
         name = field.encode_name
         if name not in sentences:
@@ -75,7 +75,7 @@ def _section(table: inspect.StructType, heading: str, level: str = "##") -> str:
         meaning = markdown(sentence(sentences[name]))
         lines.append(f"| `{name}` | {value(field.type)} | {_default(field, table.cls)} | {meaning} |")
         kind = _plain(field.type)
-        if isinstance(kind, inspect.StructType) and not of_type:
+        if isinstance(kind, inspect.StructType) and field.default is not inspect.NODEFAULT:
             nested.append((kind, f"{heading[:-1]}.{name}]"))
     text = "\n".join(lines) + "\n\n"
     return text + "".join(_section(kind, inner, level + "#") for kind, inner in nested)
@@ -88,7 +88,7 @@ def _default(field: inspect.Field, table: type) -> str:
         return f"`{_toml(field.default_factory())}`"
     if field.required:
         return "required"
-    if field.default is inspect.NODEFAULT or isinstance(_plain(field.type), inspect.StructType):
+    if field.default in (inspect.NODEFAULT, None) or isinstance(_plain(field.type), inspect.StructType):
         return ""
     return f"`{_toml(field.default)}`"
 
@@ -120,11 +120,13 @@ def value(kind: inspect.Type) -> str:
         return "number" + _range(kind)
     if isinstance(kind, inspect.StrType):
         return f"text, `{kind.pattern}`" if kind.pattern else "text"
-    if isinstance(kind, inspect.ListType):
+    if isinstance(kind, inspect.ListType | inspect.VarTupleType):
         least = f", at least {kind.min_length}" if kind.min_length else ""
         return f"list of {value(kind.item_type)}{least}"
     if isinstance(kind, inspect.StructType):
         return "table"
+    if isinstance(kind, inspect.AnyType):
+        return "any value"
     if isinstance(kind, inspect.DictType):
         return f"table of {value(kind.value_type)}"
     raise TypeError(f"no words for {kind}")
@@ -132,7 +134,7 @@ def value(kind: inspect.Type) -> str:
 
 def _order(name: Any) -> int:
     """Words in the order they are declared in, not that of the alphabet."""
-    known = (*PRIOS, *ROLES, "exponential", "linear", "fixed")
+    known = (*PRIOS, *ROLES, "exponential", "linear", "fixed", *get_args(Missed))
     return known.index(name) if name in known else len(known)
 
 
@@ -156,6 +158,8 @@ def _number(number: float) -> str:
 
 def _toml(given: Any) -> str:
     """A value as TOML writes it."""
+    if isinstance(given, tuple):
+        given = list(given)
     if isinstance(given, bool):
         return "true" if given else "false"
     if isinstance(given, str):
