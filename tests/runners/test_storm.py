@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 
 import psutil
@@ -42,7 +43,8 @@ REMOTE = 20
 
 
 def test_storm(start: Callable[..., ServerProcess]) -> None:
-    server = start(CONFIG, STORM="its own")
+    mark = token_hex(8)
+    server = start(CONFIG, STORM=mark)
     client = server.client()
     faults = [("storm", fault) for fault in FAULTS * ROUNDS]
     faults += [("astorm", fault) for fault in [*FAULTS, "deaf"] * ROUNDS]
@@ -67,7 +69,7 @@ def test_storm(start: Callable[..., ServerProcess]) -> None:
         assert job["attempt"] >= (1 if fault is None else 2), (fault, job)
         assert job.get("deaths", 0) <= 2, (fault, job)
     assert late == REMOTE
-    _nothing_left(server)
+    _nothing_left(server, mark)
 
 
 def _job(type_: str, fault: str | None) -> dict[str, Any]:
@@ -98,7 +100,7 @@ def _late_acks(client: Client) -> int:
     return len(late["refused"])
 
 
-def _nothing_left(server: ServerProcess) -> None:
+def _nothing_left(server: ServerProcess, mark: str) -> None:
     """No process of the bombs and daemons is left."""
 
     def left() -> list[str]:
@@ -106,7 +108,7 @@ def _nothing_left(server: ServerProcess) -> None:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.pid not in known and process.environ().get("STORM") == "its own":
+                if process.pid not in known and process.environ().get("STORM") == mark:
                     found.append(f"{process} child of {process.ppid()}: {process.cmdline()}")
             except psutil.Error:
                 continue  # it has ended

@@ -24,7 +24,11 @@ def kill_marked(value: str) -> None:
         value: of the variable.
     """
     until = monotonic() + PERSISTENCE
-    while (found := _marked(value)) and monotonic() < until:
+    unseen = 0
+    # One look misses a process whose parent ends during the look: it was not listed yet, the parent no more.
+    while unseen < 2 and monotonic() < until:
+        found = _marked(value)
+        unseen = 0 if found else unseen + 1
         for process in found:
             try:
                 process.kill()
