@@ -414,7 +414,10 @@ class Engine(Protocol):
         ...
 
     def held_by(self, holder: str) -> list[str]:
-        """Receipts of the leases a worker holds through this server, in the order they were given."""
+        """Receipts of the leases a worker holds through this server, in the order they were given.
+
+        Those that outlived a restart come in any order.
+        """
         ...
 
     async def control(self, verb: str, selection: Selection) -> int:

@@ -72,7 +72,19 @@ class Lane:
         self.since = 0
 
 
-class Line:
+class _Standing:
+    """What stands in a heap.
+
+    A job that comes back may find an entry with its tag and number, of a line that is gone: either may be first.
+    """
+
+    __slots__ = ()
+
+    def __lt__(self, other: object) -> bool:
+        return False
+
+
+class Line(_Standing):
     """The jobs of a lane that have one priority and are ready.
 
     Attributes:
@@ -128,7 +140,7 @@ class Line:
         return count if self._rest is None else count + self._rest.before(number)
 
 
-class Fork:
+class Fork(_Standing):
     """A heap of lines, or of forks.
 
     Attributes:

@@ -52,6 +52,15 @@ def test_a_line_is_a_sorted_list(steps: list[int | list[int] | str]) -> None:
             assert tested.before(number) == sum(other < number for other in model)
 
 
+def test_a_job_that_comes_back_meets_the_entry_of_its_line_that_is_gone() -> None:
+    group = Group(Kind("t"), 2)
+    gone, line_ = (line(1.0, 7, group=group) for _ in range(2))
+    group.enter(gone)
+    group.remove(gone)
+    group.enter(line_)
+    assert group.top() == (1.0, 7, line_)
+
+
 def test_the_lowest_tag_is_first_and_the_lowest_number_of_those() -> None:
     group = Group(Kind("t"), 2)
     lines = [line(tag, number, group=group) for tag, number in ((5, 1), (3, 9), (3, 7))]
