@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from kqs.testing.embedded import RealHarness, SimulatedHarness
 from kqs.testing.engine_machine import engine_machine
@@ -25,14 +25,5 @@ class _TemporaryHarness(RealHarness):
         self._folder.cleanup()
 
 
-def _config(examples: int) -> settings:
-    return settings(
-        max_examples=examples,
-        stateful_step_count=50,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    )
-
-
-TestOnASimulatedDisk = engine_machine(SimulatedHarness, _config(EXAMPLES))
-TestOnARealDisk = engine_machine(_TemporaryHarness, _config(max(1, EXAMPLES // 20)))
+TestOnASimulatedDisk = engine_machine(SimulatedHarness, examples=EXAMPLES)
+TestOnARealDisk = engine_machine(_TemporaryHarness, examples=max(1, EXAMPLES // 20))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import settings
 
 from kqs.testing.engine_machine import engine_machine
 from kqs.testing.postgres import PostgresHarness, PostgresServer
@@ -21,11 +21,5 @@ def _server(postgres: PostgresServer) -> Iterator[None]:
 
 
 TestOnPostgres = engine_machine(
-    lambda: PostgresHarness(_servers[0]),
-    settings(
-        max_examples=30,
-        stateful_step_count=30,
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-    ),
+    lambda: PostgresHarness(_servers[0]), examples=max(1, 3 * settings().max_examples // 10), steps=30
 )

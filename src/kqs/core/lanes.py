@@ -75,7 +75,8 @@ class Lane:
 class _Standing:
     """What stands in a heap.
 
-    A job that comes back may find an entry with its tag and number, of a line that is gone: either may be first.
+    A job that comes back may find an entry with its tag and number, of a line that is gone: either may be
+    first.
     """
 
     __slots__ = ()

@@ -52,11 +52,17 @@ class ModelJob:
     kept_until: float = 0
     lease: ModelLease | None = None
     unique: Unique | None = None
+    reservations: int = 0
 
 
 @dataclass
 class Model:
-    """All jobs by id, all receipts that were ever given, and the time."""
+    """All jobs by id, all receipts that were ever given, and the time.
+
+    Attributes:
+        lasting: leases, deaths and attempts that were given back outlive a restart.
+        fair: order is promised within a lane only; else it is of all jobs of a priority.
+    """
 
     now: float = 0
     jobs: dict[str, ModelJob] = field(default_factory=dict)
@@ -66,6 +72,8 @@ class Model:
     earlier: dict[str, str] = field(default_factory=dict)
     leased: dict[str, ModelJob] = field(default_factory=dict)
     paused: set[str] = field(default_factory=set)
+    lasting: bool = True
+    fair: bool = True
 
     def in_state(self, *states: str) -> list[ModelJob]:
         return [job for job in self.jobs.values() if job.state in states]
@@ -80,6 +88,8 @@ class Model:
 
     def may_be_next(self, types: frozenset[str]) -> list[str]:
         """The jobs whose turn it may be: the oldest of each lane, of the highest priority there is."""
+        if not self.fair:
+            return [job.id for job in sorted(self.ready(types), key=lambda job: (job.prio, job.order))[:1]]
         first: dict[tuple[int, str, str | None], ModelJob] = {}
         for job in self.ready(types):
             lane = job.prio, job.type, job.fair
@@ -119,6 +129,7 @@ class Model:
     def lease(self, job: ModelJob, receipt: str, holder: str, local: bool) -> None:
         job.state = "reserved"
         job.attempt += 1
+        job.reservations += 1
         job.lease = ModelLease(receipt, holder, local, self.now + job.ttr)
         self.receipts.append(receipt)
         self.leased[receipt] = job
@@ -234,6 +245,7 @@ class Model:
             job.lease.cancelled = True
         elif verb == "bury":
             job.error = "buried by hand"
+            job.reservations += job.state != "reserved"  # as beanstalkd does it
             self._end_lease(job, "buried")
         else:
             self._end_lease(job, "done")
@@ -260,6 +272,13 @@ class Model:
 
     def restart(self) -> list[str]:
         """The server stops and starts; returns the leases that are told (again) at once."""
+        if not self.lasting:
+            self.settled.clear()
+            for job in self.in_state("reserved"):
+                self._end_lease(job, "ready")
+            for job in self.jobs.values():
+                job.attempt, job.deaths = job.reservations, 0
+            return []
         self.earlier.update(self.settled)
         self.settled.clear()
         for job in self.in_state("reserved"):

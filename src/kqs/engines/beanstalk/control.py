@@ -7,6 +7,7 @@ from typing import Final
 from ...errors import Conflict, EngineAway, Unsupported
 from ...ports import Selection
 from .client import Connection
+from .leases import Corrections
 from .look import Tubes
 from .pool import Pool
 from .protocol import Reply, bury, delete, figure, kick, kick_job, peek, stats_job, stats_tube
@@ -31,11 +32,13 @@ class Controller:
     Args:
         pool: the servers.
         tubes: what is in them.
+        corrections: of attempts.
     """
 
-    def __init__(self, pool: Pool, tubes: Tubes) -> None:
+    def __init__(self, pool: Pool, tubes: Tubes, corrections: Corrections) -> None:
         self._pool = pool
         self._tubes = tubes
+        self._corrections = corrections
 
     async def control(self, verb: str, selection: Selection) -> tuple[int, list[Body], set[str]]:
         """See :meth:`kqs.ports.Engine.control`.
@@ -89,8 +92,11 @@ class Controller:
                     break
                 if await self._one(connection, verb, found.number):
                     count += 1
+                    body = decode(found.body, tube)
                     if verb == "delete":
-                        gone.append(decode(found.body, tube))
+                        gone.append(body)
+                    elif verb == "bury" and body.header is not None:  # it was reserved for that
+                        self._corrections.not_run(body.header.id)
         except EngineAway:
             pass  # what was done is counted; the rest is on a server that is down
         return count, gone

@@ -76,10 +76,10 @@ class BeanstalkEngine:
             open_journal, clock, deliver=self._deliver, random=random, window=window, limit=limit
         )
         self._tubes = Tubes(pool)
-        self._controller = Controller(pool, self._tubes)
+        corrections = Corrections()
+        self._controller = Controller(pool, self._tubes, corrections)
         self._leases = Leases()
         self._wakes = Wakes()
-        corrections = Corrections()
         self._settler = Settler(self._leases, corrections, self._wakes, clock, random)
         self._taker = Taker(
             pool,

@@ -69,6 +69,10 @@ class Corrections:
         self.deaths: Recent[str, int] = Recent(_CORRECTED)
         self.acked: Recent[str, bool] = Recent(SETTLED)
 
+    def not_run(self, id: str) -> None:
+        """A reservation of a job was no attempt."""
+        self.unrun[id] = (self.unrun.get(id) or 0) + 1
+
 
 class Leases:
     """All of them, by receipt and by holder, and when they end."""
@@ -113,8 +117,9 @@ class Leases:
 
     def renew(self, lease: Reserved, expires: int) -> None:
         """A lease lasts longer."""
-        lease.expires = expires
-        heappush(self._ends, (expires, lease.receipt))
+        if expires != lease.expires:  # else it would be told twice
+            lease.expires = expires
+            heappush(self._ends, (expires, lease.receipt))
 
     def held_by(self, holder: str) -> list[str]:
         """Receipts of what a worker holds, in the order it was given."""

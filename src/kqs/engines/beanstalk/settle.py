@@ -74,13 +74,13 @@ class Settler:
     async def settle(self, settlements: Sequence[Settlement]) -> tuple[list[Refusal], list[BulkRef]]:
         """See :meth:`kqs.ports.Engine.settle`; returns also the payloads in the bulk store that may go."""
         refused: list[Refusal] = []
+        over: list[tuple[int, Settlement]] = []
         commands: list[tuple[Reserved, bytes]] = []
         ends: list[tuple[int, Reserved, str, float | None]] = []
         for position, settlement in enumerate(settlements):
             lease = self._leases.get(settlement.receipt)
             if lease is None:
-                if self._leases.settled.get(settlement.receipt) != settlement.outcome:
-                    refused.append(Refusal(position, "stale_receipt"))
+                over.append((position, settlement))
                 continue
             self._leases.remove(lease)
             command, wait = self._command(lease, settlement)
@@ -96,6 +96,9 @@ class Settler:
                 continue
             self._leases.settled[lease.receipt] = outcome
             self._ended(lease, outcome, wait, reply, ready, bulk)
+        for position, settlement in over:  # by now it is known what came of one that stood here before
+            if self._leases.settled.get(settlement.receipt) != settlement.outcome:
+                refused.append(Refusal(position, "stale_receipt"))
         if ready:
             self._wakes.ring(list(ready))
         refused.sort(key=lambda refusal: refusal.index)
@@ -208,7 +211,7 @@ class Settler:
             if lease.options.bulk is not None:
                 bulk.append(lease.options.bulk)
         if outcome == "release":
-            self._corrections.unrun[lease.id] = (self._corrections.unrun.get(lease.id) or 0) + 1
+            self._corrections.not_run(lease.id)
         if wait is None:
             return
         if reply.word == b"BURIED":  # a release for which it had no memory

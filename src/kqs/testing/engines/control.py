@@ -76,6 +76,12 @@ class ControlCases(Cases):
         assert (lease.id, lease.attempt) == (id, 2)
         assert await queue.settle(lease) is None
 
+    async def test_burying_by_hand_is_no_attempt(self, queue: Queue) -> None:
+        await queue.put_one()
+        assert await queue.engine.control("bury", Selection(type="t")) == 1
+        assert await queue.engine.control("kick", Selection(type="t")) == 1
+        assert (await queue.take_one()).attempt == 1
+
     async def test_a_buried_job_says_so(self, queue: Queue) -> None:
         id = await queue.put_one()
         await queue.engine.control("bury", Selection([id]))

@@ -51,6 +51,10 @@ class EngineHarness(ABC):
         """Let what is being written come to rest, then kill the engine and open it again on the same data."""
         pytest.skip("this harness cannot kill its engine")
 
+    def is_gone(self) -> bool:
+        """Whether the server behind the engine has crashed: nothing can be tested with it any more."""
+        return False
+
     @abstractmethod
     async def close(self) -> None:
         """Close the engine and remove its data. The engine may be closed already."""

@@ -21,6 +21,12 @@ class RenewCases(Cases):
             lease.receipt
         ]
 
+    async def test_the_end_of_a_lease_renewed_at_once_is_told_once(self, queue: Queue) -> None:
+        await queue.put_one(ttr=10)
+        lease = await queue.take_one()
+        assert await queue.engine.renew([lease.receipt]) == ["renewed"]
+        assert [expired.receipt for expired in await queue.run_out(10)] == [lease.receipt]
+
     async def test_a_renewed_lease_stays_the_same_lease(self, queue: Queue) -> None:
         id = await queue.put_one()
         lease = await queue.take_one()

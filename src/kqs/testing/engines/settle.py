@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from kqs.core.outcome import Reason, Settlement
+from kqs.core.outcome import OutcomeName, Reason, Settlement
 from kqs.core.retry import RetryPolicy
 from kqs.ports import Lease, Selection
 
@@ -51,7 +51,8 @@ class SettleCases(Cases):
     async def test_a_receipt_counts_once_in_a_call(self, queue: Queue) -> None:
         id = await queue.put_one()
         receipt = (await queue.take_one()).receipt
-        refused = await queue.engine.settle([Settlement(receipt, "ok"), Settlement(receipt, "fail")])
+        outcomes: list[OutcomeName] = ["ok", "fail", "ok"]
+        refused = await queue.engine.settle([Settlement(receipt, outcome) for outcome in outcomes])
         assert [(refusal.index, refusal.code) for refusal in refused] == [(1, "stale_receipt")]
         assert await queue.state(id) == "done"
 
