@@ -27,8 +27,10 @@ def kill_marked(value: str) -> None:
     unseen = 0
     # One look misses a process whose parent ends during the look: it was not listed yet, the parent no more.
     while unseen < 2 and monotonic() < until:
-        found = _marked(value)
-        unseen = 0 if found else unseen + 1
+        if not (found := _marked(value)):
+            unseen += 1
+            continue
+        unseen = 0
         for process in found:
             try:
                 process.kill()

@@ -169,6 +169,7 @@ class Supervisor:
                 wait = _LONGEST_WAIT  # it said why; people mend such things, restarts don't
             await asyncio.sleep(0.0 if self._killed_for else wait)
         self.state = "stopped"
+        self.process = None  # also after a start that failed half-way: there is nothing to look at
         self._marker.close()
         if self._captured is not None:
             self._captured.close()
