@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
@@ -109,9 +110,16 @@ def _nothing_left(server: ServerProcess, mark: str) -> None:
         for process in psutil.process_iter():
             try:
                 if process.pid not in known and process.environ().get("STORM") == mark:
-                    found.append(f"{process} child of {process.ppid()}: {process.cmdline()}")
-            except psutil.Error:
+                    where = Path(f"/proc/{process.pid}/wchan").read_text()
+                    command = " ".join(process.cmdline()[-6:])
+                    family = f"child of {process.ppid()}, {process.num_threads()} threads"
+                    found.append(f"{process}, in {where}, {family}, of {command}")
+            except (psutil.Error, OSError):
                 continue  # it has ended
         return found
 
-    until(lambda: not left(), lambda: f"the end of {left()}")
+    def told() -> str:
+        log = [line for line in server.stderr.lines if "worker" in line or "attempt" in line]
+        return "\n".join([f"the end of {left()}; the server said", *log])
+
+    until(lambda: not left(), told)
