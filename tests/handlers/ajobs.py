@@ -129,6 +129,18 @@ async def forked_return(job: Job) -> None:
         print(f"child went on {job.id}")
 
 
+async def forks(job: Job) -> None:
+    """Fork; the child lets others run, the parent goes on when it has ended."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+    else:
+        await asyncio.sleep(0)
+
+
+async def says(job: Job) -> None:
+    say("says", job.id, os.getpid())
+
+
 _kept: list[bytearray] = []
 
 

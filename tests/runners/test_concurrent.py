@@ -14,7 +14,7 @@ from tests.support import ServerProcess, kqs, until
 Start = Callable[..., ServerProcess]
 
 TYPES = ["hold", "deaf", "blocks", "dies", "prints", "renew", "sleep", "context", "grow"]
-TYPES += ["child_exits", "forked_return"]
+TYPES += ["child_exits", "forked_return", "forks", "says"]
 CONFIG = """
 [pools.default]
 processes = 1
@@ -194,6 +194,18 @@ def test_what_a_handler_starts_does_not_end_or_double_the_worker(start: Start, t
         assert in_state(client, id, "done")["attempt"] == 1
     assert "child went on" not in server.stdout.text
     assert sum(worker["restarts"] for worker in client.stats()["workers"]) == 0
+
+
+def test_the_child_of_a_handler_does_not_run_the_jobs_that_are_ready_beside_it(start: Start) -> None:
+    server, client = serve(start)
+    jobs = [{"type": "forks", "prio": "urgent"}] + [{"type": "says"}] * 5
+    for _round in range(3):
+        for id in client.insert_many(jobs):
+            in_state(client, id, "done")
+    assert sum(worker["restarts"] for worker in client.stats()["workers"]) == 0
+    server.stop()
+    said = [line.split()[1] for line in server.stdout.lines if "says" in line]
+    assert len(said) == len(set(said)) == 15
 
 
 def test_a_handler_that_is_not_async_is_refused(tmp_path: Any) -> None:

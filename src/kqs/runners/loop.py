@@ -79,7 +79,12 @@ def run_concurrent(
         """In a child a handler forked: it is no worker, and must not act as one when it comes back."""
         signal.set_wakeup_fd(-1)  # its signals are not the parent's
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        loop.call_soon(os._exit, 0)
+        # Not after what was ready beside it: that is the parent's, as are the sockets it would speak on.
+        ready = loop._ready  # type: ignore[attr-defined]
+        rest = len(ready)
+        ready.clear()
+        for _ in range(rest + 1):
+            loop.call_soon(os._exit, 0)
 
     os.register_at_fork(after_in_child=forked)
     if capture is not None:
