@@ -100,35 +100,30 @@ class ObjectHarness(BulkStoreHarness):
             await store.close()
 
 
-class TestMongo(BulkStoreSuite):
+class SharedSuite(BulkStoreSuite):
+    """Of a store that several data directories use."""
+
+    async def test_what_others_stored_is_left_alone(self, bulk: MongoHarness | ObjectHarness) -> None:
+        mine, other = await bulk.make_store(), await bulk.make_store("f" * 16)
+        ref, theirs = await mine.put(b"mine"), await other.put(b"theirs")
+        await mine.collect({ref.name}, -1)
+        assert await other.get(theirs) == b"theirs"
+        await other.collect((), -1)
+        assert await mine.get(ref) == b"mine"
+        await mine.delete([ref])
+
+
+class TestMongo(SharedSuite):
     @pytest.fixture
     async def bulk(self, mongo: MongoServer) -> AsyncIterator[MongoHarness]:
         harness = MongoHarness(mongo)
         yield harness
         await harness.close()
 
-    async def test_what_others_stored_is_left_alone(self, bulk: MongoHarness) -> None:
-        mine, other = await bulk.make_store(), await bulk.make_store("f" * 16)
-        ref, theirs = await mine.put(b"mine"), await other.put(b"theirs")
-        await mine.collect({ref.name}, -1)
-        assert await other.get(theirs) == b"theirs"
-        await other.collect((), -1)
-        assert await mine.get(ref) == b"mine"
-        await mine.delete([ref])
 
-
-class TestObjects(BulkStoreSuite):
+class TestObjects(SharedSuite):
     @pytest.fixture
     async def bulk(self, s3: S3Server) -> AsyncIterator[ObjectHarness]:
         harness = ObjectHarness(s3)
         yield harness
         await harness.close()
-
-    async def test_what_others_stored_is_left_alone(self, bulk: ObjectHarness) -> None:
-        mine, other = await bulk.make_store(), await bulk.make_store("f" * 16)
-        ref, theirs = await mine.put(b"mine"), await other.put(b"theirs")
-        await mine.collect({ref.name}, -1)
-        assert await other.get(theirs) == b"theirs"
-        await other.collect((), -1)
-        assert await mine.get(ref) == b"mine"
-        await mine.delete([ref])

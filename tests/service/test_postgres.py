@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import pytest
 from kqs.engines.postgres.schema import newest
 from kqs.errors import Busy
 from kqs.testing.postgres import PostgresServer
-from tests.databases import postgres_server
+from tests.databases import started
 from tests.support import ServerProcess, kqs, until
 
 LARGE = "x" * 200_000
@@ -31,6 +31,16 @@ def config(postgres: PostgresServer, tmp_path: Path) -> str:
     again = kqs("engine", "migrate", "--config", "migrate.toml", "--json", cwd=tmp_path)
     assert again.json == {"before": newest(), "after": newest()}
     return text
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[tuple[PostgresServer, str]]:
+    """A PostgreSQL of the test's own, which it may kill, and settings for it; migrated."""
+    with started() as server:
+        text = f'[engine]\nkind = "postgres"\n[postgres]\nurl = "{server.url}"\nconnect_timeout = 2\n'
+        (tmp_path / "migrate.toml").write_text(text)
+        assert kqs("engine", "migrate", "--config", "migrate.toml", cwd=tmp_path).status == 0
+        yield server, text
 
 
 def reserve(client: Any, **more: Any) -> list[dict[str, Any]]:
@@ -114,74 +124,60 @@ def test_leases_of_a_server_that_was_killed_are_free_in_seconds(
 
 
 def test_a_database_that_is_away_is_busy_and_nothing_is_lost(
-    start: Callable[..., ServerProcess], tmp_path: Path
+    start: Callable[..., ServerProcess], own: tuple[PostgresServer, str]
 ) -> None:
-    postgres = postgres_server()
-    postgres.start()
-    try:
-        text = f'[engine]\nkind = "postgres"\n[postgres]\nurl = "{postgres.url}"\nconnect_timeout = 2\n'
-        (tmp_path / "migrate.toml").write_text(text)
-        assert kqs("engine", "migrate", "--config", "migrate.toml", cwd=tmp_path).status == 0
-        server = start(text)
-        with server.client() as client:
-            ids = [client.insert("t", number) for number in range(10)]
-            postgres.kill()
-            with pytest.raises(Busy):
-                until(lambda: client.insert("t", 1) and None)
-            assert reserve(client) == []
-            assert client.call("ping") == "pong"
-            postgres.start()
-            ids += [until(lambda: _insert(client))]
-            seen: set[str] = set()
+    postgres, text = own
+    server = start(text)
+    with server.client() as client:
+        ids = [client.insert("t", number) for number in range(10)]
+        postgres.kill()
+        with pytest.raises(Busy):
+            until(lambda: client.insert("t", 1) and None)
+        assert reserve(client) == []
+        assert client.call("ping") == "pong"
+        postgres.start()
+        ids += [until(lambda: _insert(client))]
+        seen: set[str] = set()
 
-            def all_there() -> bool:
-                jobs = reserve(client, max=50, wait=0.5)
-                ack(client, jobs)
-                seen.update(job["id"] for job in jobs)
-                return seen >= set(ids)
+        def all_there() -> bool:
+            jobs = reserve(client, max=50, wait=0.5)
+            ack(client, jobs)
+            seen.update(job["id"] for job in jobs)
+            return seen >= set(ids)
 
-            until(all_there)
-        assert "Traceback" not in server.stderr.text
-        server.stop()
-    finally:
-        postgres.close()
+        until(all_there)
+    assert "Traceback" not in server.stderr.text
+    server.stop()
 
 
 def test_handlers_go_on_after_a_database_that_was_killed_under_them(
-    start: Callable[..., ServerProcess], tmp_path: Path
+    start: Callable[..., ServerProcess], own: tuple[PostgresServer, str], tmp_path: Path
 ) -> None:
-    postgres = postgres_server()
-    postgres.start()
-    try:
-        text = f'[engine]\nkind = "postgres"\n[postgres]\nurl = "{postgres.url}"\nconnect_timeout = 2\n'
-        handler = f'[handlers.t]\nttr = 5\ncommand = ["sh", "-c", "cat >> {tmp_path}/ran.$KQS_JOB_ID"]\n'
-        (tmp_path / "migrate.toml").write_text(text)
-        assert kqs("engine", "migrate", "--config", "migrate.toml", cwd=tmp_path).status == 0
-        server = start(text + handler)
-        ids: list[str] = []
-        with server.client() as client:
-            for _ in range(3):
-                ids += [client.insert("t", number) for number in range(40)]
-                time.sleep(0.1)
-                postgres.kill()
-                time.sleep(0.5)
-                postgres.start()
-                until(lambda: client.health()["status"] == "ok")
+    postgres, text = own
+    handler = f'[handlers.t]\nttr = 5\ncommand = ["sh", "-c", "cat >> {tmp_path}/ran.$KQS_JOB_ID"]\n'
+    server = start(text + handler)
+    ids: list[str] = []
+    with server.client() as client:
+        for _ in range(3):
+            ids += [client.insert("t", number) for number in range(40)]
+            time.sleep(0.1)
+            postgres.kill()
+            time.sleep(0.5)
+            postgres.start()
+            until(lambda: client.health()["status"] == "ok")
 
-            def all_done() -> bool:
-                try:
-                    jobs = client.stats()["jobs"]
-                except Busy:
-                    return False
-                return not (jobs["ready"] or jobs["reserved"] or jobs["delayed"])
+        def all_done() -> bool:
+            try:
+                jobs = client.stats()["jobs"]
+            except Busy:
+                return False
+            return not (jobs["ready"] or jobs["reserved"] or jobs["delayed"])
 
-            until(all_done)
-            assert [id for id in ids if not (tmp_path / f"ran.{id}").exists()] == []
-            assert all(worker["restarts"] == 0 for worker in client.stats()["workers"])
-        assert "Traceback" not in server.stderr.text
-        server.stop()
-    finally:
-        postgres.close()
+        until(all_done)
+        assert [id for id in ids if not (tmp_path / f"ran.{id}").exists()] == []
+        assert all(worker["restarts"] == 0 for worker in client.stats()["workers"])
+    assert "Traceback" not in server.stderr.text
+    server.stop()
 
 
 def _insert(client: Any) -> str | None:
